@@ -1,0 +1,1 @@
+"""Read word vectors from .magnitude files, local or over HTTP."""

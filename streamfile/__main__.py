@@ -1,0 +1,7 @@
+"""Run the command line as `python -m streamfile`."""
+
+import sys
+
+from streamfile._cli import main
+
+sys.exit(main())

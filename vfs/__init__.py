@@ -1,0 +1,107 @@
+"""Random access to files, and to SQLite databases, on HTTP servers that answer Range requests.
+
+`open` gives the bytes of a file by range, `connect` an ordinary read-only SQLite connection.
+Below them, `Table` and `Index` take many keys down a SQLite b-tree together, one wave of parallel
+requests a level.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vfs._btree import Index, Rows, Table, nocase
+from vfs._file import RemoteFile
+from vfs._identity import Identity
+from vfs._options import Options
+from vfs._pages import Layout, LocalPages, Pages, RemotePages
+from vfs._record import decode_record, read_varints
+from vfs._router import pack, unpack
+from vfs._sqlite import connect, file_of
+from vfs._stats import Counters, Stats
+from vfs._walk import Walk, run, together
+from vfs.errors import (
+    AccessError,
+    BudgetError,
+    CacheDirectoryError,
+    ConnectError,
+    DatabaseError,
+    DeadlineError,
+    FileChangedError,
+    NotFoundError,
+    OptionError,
+    RangeError,
+    RedirectError,
+    ResponseError,
+    StatusError,
+    TransportError,
+    VFSError,
+)
+
+__all__ = [
+    "AccessError",
+    "BudgetError",
+    "CacheDirectoryError",
+    "ConnectError",
+    "Counters",
+    "DatabaseError",
+    "DeadlineError",
+    "FileChangedError",
+    "Identity",
+    "Index",
+    "Layout",
+    "LocalPages",
+    "NotFoundError",
+    "OptionError",
+    "Options",
+    "Pages",
+    "RangeError",
+    "RedirectError",
+    "RemoteFile",
+    "RemotePages",
+    "ResponseError",
+    "Rows",
+    "Stats",
+    "StatusError",
+    "Table",
+    "TransportError",
+    "VFSError",
+    "Walk",
+    "connect",
+    "decode_record",
+    "file_of",
+    "nocase",
+    "open",
+    "pack",
+    "read_varints",
+    "run",
+    "together",
+    "unpack",
+]
+
+
+def open(url: str, **options: Any) -> RemoteFile:  # noqa: A001
+    """Open a file on a web server for reading by range.
+
+    One request opens it, none where the cache remembers the file; the first data request then
+    makes sure that the server still has that version.
+
+    Parameters
+    ----------
+    url
+        An http or https address of a server that answers Range requests.
+    **options
+        The attributes of `vfs.Options`: ``cache_dir``, ``cache_size`` (bytes), ``memory_size``
+        (bytes), ``cache_key``, ``connections``, ``timeout`` (seconds), ``retries``,
+        ``deadline`` (seconds), ``headers``, ``session``, ``max_requests``, ``max_bytes``.
+
+    Returns
+    -------
+    RemoteFile
+        With ``read``, ``read_many``, ``size``, ``identity``, ``stats``.
+
+    Raises
+    ------
+    VFSError
+        See `vfs.errors` for the tree.
+    """
+    return RemoteFile(url, **options)

@@ -1,0 +1,187 @@
+"""Where bytes rest: memory, then disk."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import platformdirs
+from cachetools import LRUCache
+
+from vfs import _disk
+from vfs._disk import BLOCK, DiskStore
+from vfs._options import MIB, Options
+from vfs.errors import CacheDirectoryError, OptionError
+
+log = logging.getLogger(__name__)
+
+LARGEST_DEFAULT = 512 * MIB
+DIGEST = 16
+
+
+class BlockCache:
+    """Blocks of files in memory over a disk store, and small records on disk.
+
+    Parameters
+    ----------
+    options
+        Directory and sizes.
+
+    Raises
+    ------
+    CacheDirectoryError
+        A directory was named that cannot be used.
+    """
+
+    def __init__(self, options: Options) -> None:
+        self._lock = threading.Lock()
+        self._memory: LRUCache[tuple[bytes, int], bytes] = LRUCache(
+            options.memory_size, getsizeof=len
+        )
+        self.disk = _open_disk(options)
+
+    def get(self, file: bytes, numbers: Iterable[int], *, on_disk: bool) -> dict[int, bytes]:
+        """Look blocks up.
+
+        Parameters
+        ----------
+        file
+            16-byte digest of the file's name and version.
+        numbers
+            Block numbers.
+        on_disk
+            Whether the disk may be asked too.
+        """
+        found: dict[int, bytes] = {}
+        absent: list[tuple[bytes, int]] = []
+        with self._lock:
+            for number in numbers:
+                data = self._memory.get((file, number))
+                if data is None:
+                    absent.append((file, number))
+                else:
+                    found[number] = data
+        if absent and on_disk and self.disk is not None:
+            blocks = self.disk.get(absent)
+            self._remember(blocks)
+            found |= {number: data for (_, number), data in blocks.items()}
+        return found
+
+    def put(
+        self, file: bytes, blocks: Mapping[int, bytes], *, on_disk: bool, keep: bool = False
+    ) -> None:
+        """Keep blocks; a full or failing disk leaves them in memory only."""
+        keyed = {(file, number): data for number, data in blocks.items()}
+        self._remember(keyed)
+        if on_disk:
+            self._write(keyed, keep=keep)
+
+    def get_record(self, name: bytes) -> bytes | None:
+        """Read a record from disk, None if there is none or it is damaged."""
+        if self.disk is None:
+            return None
+        first = self.disk.get([(name, 0)]).get((name, 0))
+        if first is None or len(first) < DIGEST + 8:
+            return None
+        length = int.from_bytes(first[DIGEST : DIGEST + 8], "little")
+        count = -(-(DIGEST + 8 + length) // BLOCK)
+        rest = self.disk.get([(name, number) for number in range(1, count)])
+        if len(rest) != count - 1:
+            return None
+        data = b"".join([first, *(rest[name, number] for number in range(1, count))])
+        record = data[DIGEST + 8 :]
+        return record if _checksum(record) == data[:DIGEST] else None
+
+    def put_record(self, name: bytes, record: bytes) -> None:
+        """Write a record that is kept longer than any block."""
+        data = _checksum(record) + len(record).to_bytes(8, "little") + record
+        blocks = {(name, at // BLOCK): data[at : at + BLOCK] for at in range(0, len(data), BLOCK)}
+        self._write(blocks, keep=True)
+
+    def after_fork(self) -> None:
+        """Replace the lock and the file handles shared with the parent process."""
+        self._lock = threading.Lock()
+        if self.disk is not None:
+            self.disk.reopen()
+
+    def close(self) -> None:
+        """Let go of memory and file handles."""
+        self._memory.clear()
+        if self.disk is not None:
+            self.disk.close()
+            self.disk = None
+
+    def _remember(self, blocks: Mapping[tuple[bytes, int], bytes]) -> None:
+        if self._memory.maxsize < BLOCK:
+            return
+        with self._lock:
+            self._memory.update(blocks)
+
+    def _write(self, blocks: Mapping[tuple[bytes, int], bytes], *, keep: bool) -> None:
+        if self.disk is None:
+            return
+        try:
+            self.disk.put(blocks, keep=keep)
+        except OSError as failure:
+            log.warning("the disk cache failed (%s): from here on memory only", failure)
+            self.disk = None
+
+
+def _checksum(record: bytes) -> bytes:
+    return hashlib.blake2b(record, digest_size=DIGEST).digest()
+
+
+def _open_disk(options: Options) -> DiskStore | None:
+    size = options.cache_size
+    if size is None and (text := os.environ.get("STREAMFILE_CACHE_SIZE")):
+        try:
+            size = int(text)
+        except ValueError:
+            raise OptionError(
+                f"STREAMFILE_CACHE_SIZE={text!r}: expected a number of bytes"
+            ) from None
+    if size == 0:
+        return None
+    if not _disk.SUPPORTED:
+        log.info("no disk cache on this platform: memory only")
+        return None
+    named = options.cache_dir or os.environ.get("STREAMFILE_CACHE_DIR")
+    if named:
+        try:
+            return _open_store(Path(named), size)
+        except OSError as failure:
+            raise CacheDirectoryError(
+                f"the cache directory {os.fspath(named)!r} cannot be used ({failure}); name "
+                "another by the option cache_dir or STREAMFILE_CACHE_DIR, or pass cache_size=0 "
+                "for none"
+            ) from failure
+    usual = Path(platformdirs.user_cache_dir("streamfile", appauthor=False))
+    temporary = Path(tempfile.gettempdir()) / f"streamfile-{os.getuid()}"
+    reason: OSError
+    for directory in (usual, temporary):
+        try:
+            store = _open_store(directory, size)
+            if directory.stat().st_uid == os.getuid():
+                return store
+            store.close()
+            reason = PermissionError(f"{directory} belongs to another user")
+        except OSError as failure:
+            reason = failure
+    log.warning("no directory for a disk cache can be written (%s): memory only", reason)
+    return None
+
+
+def _open_store(directory: Path, size: int | None) -> DiskStore:
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if size is None:
+        taken = sum(entry.stat().st_blocks * 512 for entry in directory.iterdir())
+        half = (shutil.disk_usage(directory).free + taken) // 2
+        # A power of two, so that the size stays as the free space changes a little.
+        size = min(LARGEST_DEFAULT, 1 << max(0, half.bit_length() - 1))
+    return DiskStore(directory, size)

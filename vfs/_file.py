@@ -1,0 +1,304 @@
+"""A random-access, read-only view of one version of one remote file."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from vfs._cache import BlockCache
+from vfs._disk import BLOCK
+from vfs._identity import Identity, cache_name, digest
+from vfs._options import Options
+from vfs._plan import Range, plan_wave
+from vfs._stats import Budget, Stats
+from vfs._transport import Transport
+from vfs.errors import FileChangedError
+
+log = logging.getLogger(__name__)
+
+HEAD = 128 << 10
+CHECK: Range = (0, 1)
+
+
+class RemoteFile:
+    """Bytes of a file on an HTTP server, by range.
+
+    Made by `vfs.open`. Safe to share between threads, usable after a fork, and picklable (the
+    URL and the options travel). All answers belong to one version of the file.
+
+    Parameters
+    ----------
+    url
+        An http or https address of a server that answers Range requests.
+    **options
+        See `vfs.open`.
+    """
+
+    def __init__(self, url: str, **options: Any) -> None:
+        self._options = Options.parse(options)
+        self._given = options
+        self.url = url
+        self.stats = Stats()
+        self.budget = Budget(self.stats, self._options.max_requests, self._options.max_bytes)
+        self._transport = Transport(url, self._options, self.budget)
+        self.name = self._transport.name
+        self._cache = BlockCache(self._options)
+        self._name = cache_name(url, self._options.cache_key)
+        self._pid = os.getpid()
+        self._validated = False
+        recalled = self._cache.get_record(digest("identity", self._name))
+        if recalled is not None:
+            self._adopt(Identity.from_json(recalled))
+            self._transport.open_ahead()
+        else:
+            self._fetch_head()
+
+    @property
+    def identity(self) -> Identity:
+        """The version that is read: size, strong ETag, Last-Modified."""
+        self.validate()
+        return self._identity
+
+    @property
+    def assumed(self) -> Identity:
+        """The version that the cache remembers, which `validate` may still replace."""
+        return self._identity
+
+    @property
+    def size(self) -> int:
+        """Length of the file in bytes."""
+        return self.identity.size
+
+    @property
+    def connections(self) -> int:
+        """Requests that one wave sends at once."""
+        return self._transport.connections
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Read one range.
+
+        Parameters
+        ----------
+        offset, length
+            In bytes. What lies beyond the end of the file is left out.
+
+        Raises
+        ------
+        VFSError
+            See `vfs.errors`.
+        """
+        return self.read_many([(offset, length)])[0]
+
+    def read_many(
+        self,
+        ranges: Iterable[tuple[int, int]],
+        *,
+        spare: Sequence[tuple[int, int]] = (),
+        keep: bool = False,
+    ) -> list[bytes]:
+        """Read ranges; all bytes that are not cached come in one parallel wave.
+
+        Parameters
+        ----------
+        ranges
+            (offset, length) pairs in bytes, in any order.
+        spare
+            Ranges to fetch into the cache too, as far as a wave that is needed anyway has
+            connections left for them.
+        keep
+            Whether to keep these ranges in the cache longer than others.
+
+        Returns
+        -------
+        list of bytes
+            One an asked range, shorter only at the end of the file.
+
+        Raises
+        ------
+        ValueError
+            A negative offset or length.
+        VFSError
+            See `vfs.errors`.
+        """
+        wanted = [(offset, offset + length) for offset, length in ranges]
+        if any(start < 0 or end < start for start, end in wanted):
+            raise ValueError("offsets and lengths cannot be negative")
+        self._after_fork()
+        try:
+            return self._read(wanted, spare, keep=keep)
+        except FileChangedError:
+            if self._validated:
+                raise
+            self._fetch_head()
+            return self._read(wanted, spare, keep=keep)
+
+    def cached(self, offset: int, length: int) -> bytes | None:
+        """Read a range if it is all in the cache, without the network; else None."""
+        self._after_fork()
+        end = min(offset + length, self._identity.size)
+        blocks = self._cached(range(offset // BLOCK, -(-end // BLOCK)))
+        if len(blocks) < -(-end // BLOCK) - offset // BLOCK:
+            return None
+        return _cut(blocks, offset, end)
+
+    def validate(self) -> None:
+        """Make sure that the server still has the version that the cache remembers.
+
+        Sends at most one request in the life of the object, none where an answer of the server
+        has shown it already.
+
+        Raises
+        ------
+        FileChangedError
+            Never: nothing was answered yet, so the new version is taken instead.
+        """
+        self._after_fork()
+        if self._validated:
+            return
+        try:
+            self._transport.fetch([CHECK], self._identity)
+            self._validated = True
+        except FileChangedError:
+            self._fetch_head()
+
+    def recall(self, name: str) -> bytes | None:
+        """Get a record that `remember` kept with this version of the file, or None."""
+        self._after_fork()
+        if not self._identity.durable:
+            return None
+        return self._cache.get_record(digest("record", name, self._version))
+
+    def remember(self, name: str, record: bytes) -> None:
+        """Keep a small record about this version of the file on disk, for later processes."""
+        if self._identity.durable:
+            self._cache.put_record(digest("record", name, self._version), record)
+
+    def close(self) -> None:
+        """Close connections and cache."""
+        self._transport.close()
+        self._cache.close()
+
+    def __enter__(self) -> RemoteFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopen, (self.url, self._given)
+
+    def __repr__(self) -> str:
+        return f"<RemoteFile {self.name} ({self._identity})>"
+
+    def _adopt(self, identity: Identity) -> None:
+        self._identity = identity
+        self._version = "\0".join((self._name, str(identity)))
+        self._blocks = digest("blocks", self._version)
+
+    def _fetch_head(self) -> None:
+        """Open the file with its first bytes, whichever version the server has."""
+        self._transport.open_ahead()
+        (head,), identity = self._transport.fetch([(0, HEAD)], None)
+        if not identity.durable:
+            log.warning(
+                "%s: the server sends neither a strong ETag nor Last-Modified; a change of the "
+                "file is noticed by its size alone, and nothing is kept on disk",
+                self.name,
+            )
+        self._transport.open_ahead()  # a redirect may have led to another host
+        self._adopt(identity)
+        self._validated = True
+        self._keep(0, head, keep=True)
+        if identity.durable:
+            self._cache.put_record(digest("identity", self._name), identity.to_json())
+
+    def _read(
+        self, wanted: list[Range], spare: Sequence[tuple[int, int]], *, keep: bool
+    ) -> list[bytes]:
+        size = self._identity.size
+        wanted = [(min(start, size), min(end, size)) for start, end in wanted]
+        numbers = sorted(
+            {n for start, end in wanted for n in range(start // BLOCK, -(-end // BLOCK))}
+        )
+        blocks = self._cached(numbers)
+        self.stats.add(cache_hits=len(blocks))
+        missing = [number for number in numbers if number not in blocks]
+        if missing:
+            runs = _runs(missing)
+            free = self.connections - len(runs)
+            for offset, length in spare:
+                run = (offset // BLOCK * BLOCK, -(-(offset + length) // BLOCK) * BLOCK)
+                if free <= 0:
+                    break
+                if self.cached(offset, length) is None:
+                    free -= 1
+                    runs.append(run)
+            blocks |= self._fetch(_merge(runs), keep=keep)
+        elif not self._validated:
+            self._transport.fetch([CHECK], self._identity)
+            self._validated = True
+        return [_cut(blocks, start, end) for start, end in wanted]
+
+    def _fetch(self, runs: list[Range], *, keep: bool) -> dict[int, bytes]:
+        pace, size = self._transport.pace, self._identity.size
+        runs = [(start, min(end, size)) for start, end in runs]
+        plan = plan_wave(runs, self.connections, pace.latency, pace.bandwidth)
+        bodies, _ = self._transport.fetch(plan, self._identity)
+        self._validated = True
+        blocks: dict[int, bytes] = {}
+        for (start, _), body in zip(plan, bodies, strict=True):
+            blocks |= self._keep(start, body, keep=keep)
+        return blocks
+
+    def _keep(self, start: int, body: bytes, *, keep: bool) -> dict[int, bytes]:
+        blocks = {(start + at) // BLOCK: body[at : at + BLOCK] for at in range(0, len(body), BLOCK)}
+        self._cache.put(self._blocks, blocks, on_disk=self._identity.durable, keep=keep)
+        return blocks
+
+    def _cached(self, numbers: Iterable[int]) -> dict[int, bytes]:
+        return self._cache.get(self._blocks, numbers, on_disk=self._identity.durable)
+
+    def _after_fork(self) -> None:
+        if self._pid != os.getpid():
+            self._pid = os.getpid()
+            self.stats.after_fork()
+            self._cache.after_fork()
+            self._transport.after_fork()
+            self._transport = Transport(self.url, self._options, self.budget)
+
+
+def _reopen(url: str, options: dict[str, Any]) -> RemoteFile:
+    return RemoteFile(url, **options)
+
+
+def _runs(numbers: Sequence[int]) -> list[Range]:
+    """Turn rising block numbers into byte ranges of neighbours."""
+    runs: list[Range] = []
+    for number in numbers:
+        if runs and runs[-1][1] == number * BLOCK:
+            runs[-1] = (runs[-1][0], (number + 1) * BLOCK)
+        else:
+            runs.append((number * BLOCK, (number + 1) * BLOCK))
+    return runs
+
+
+def _merge(runs: list[Range]) -> list[Range]:
+    """Sort ranges, and join those that touch or overlap."""
+    merged: list[Range] = []
+    for start, end in sorted(runs):
+        if merged and start <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
+        else:
+            merged.append((start, end))
+    return merged
+
+
+def _cut(blocks: dict[int, bytes], start: int, end: int) -> bytes:
+    first, last = start // BLOCK, -(-end // BLOCK)
+    if last - first == 1:
+        data = blocks[first]
+        return data[start - first * BLOCK : end - first * BLOCK]
+    data = b"".join(blocks[number] for number in range(first, last))
+    return data[start - first * BLOCK : end - first * BLOCK]

@@ -1,0 +1,90 @@
+"""The options that `vfs.open`, `vfs.connect` and the readers above share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from vfs.errors import OptionError
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How a remote file is read.
+
+    Attributes
+    ----------
+    cache_dir
+        Directory of the disk cache. Default: ``STREAMFILE_CACHE_DIR``, else the platform's
+        user cache directory, else the temporary directory, else none.
+    cache_size
+        Cap of the cache directory in bytes, 0 for no disk cache. Default:
+        ``STREAMFILE_CACHE_SIZE``, else the smaller of 512 MiB and half the free space.
+    memory_size
+        Cap of the memory cache in bytes.
+    cache_key
+        Name under which the file's blocks are cached instead of its scheme, host and path.
+    connections
+        Most parallel connections.
+    timeout
+        Seconds to wait for a connection, and for each piece of an answer.
+    retries
+        Further attempts at one request after a failure that may pass.
+    deadline
+        Seconds within which one call is answered, all waits and retries included.
+    headers
+        Headers sent to the URL's own host (never to another one after a redirect).
+    session
+        A `requests.Session` or compatible; it carries authentication, proxies, certificates.
+    max_requests, max_bytes
+        Budgets over the life of the open file.
+    """
+
+    cache_dir: str | os.PathLike[str] | None = None
+    cache_size: int | None = None
+    memory_size: int = 32 * MIB
+    cache_key: str | None = None
+    connections: int = 32
+    timeout: float = 30.0
+    retries: int = 5
+    deadline: float = 120.0
+    headers: Mapping[str, str] | None = None
+    session: Any = None
+    max_requests: int | None = None
+    max_bytes: int | None = None
+
+    @classmethod
+    def parse(cls, options: Mapping[str, Any]) -> Options:
+        """Check names and values.
+
+        Raises
+        ------
+        OptionError
+            An unknown name (the message lists the known ones) or an impossible value.
+        """
+        known = [field.name for field in fields(cls)]
+        unknown = [name for name in options if name not in known]
+        if unknown:
+            names = ", ".join(map(repr, unknown))
+            raise OptionError(f"unknown option {names}; the options are {', '.join(known)}")
+        parsed = cls(**options)
+        for name, least, kinds in (
+            ("cache_size", 0, int),
+            ("memory_size", 0, int),
+            ("connections", 1, int),
+            ("retries", 0, int),
+            ("max_requests", 0, int),
+            ("max_bytes", 0, int),
+            ("timeout", 0, (int, float)),
+            ("deadline", 0, (int, float)),
+        ):
+            value = getattr(parsed, name)
+            if value is None and name in ("cache_size", "max_requests", "max_bytes"):
+                continue
+            if isinstance(value, bool) or not isinstance(value, kinds) or value < least:
+                raise OptionError(f"option {name}={value!r}: expected a number of at least {least}")
+        return parsed

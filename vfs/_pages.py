@@ -1,0 +1,216 @@
+"""The pages of a SQLite file, remote or local (https://sqlite.org/fileformat2.html, section 1)."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from vfs._file import RemoteFile
+from vfs.errors import DatabaseError, FileChangedError
+
+MAGIC = b"SQLite format 3\0"
+LOCK_BYTE = 1 << 30
+
+
+class Layout:
+    """How a database file is divided, read from its first 100 bytes.
+
+    Parameters
+    ----------
+    name
+        The file's name, for messages.
+    header
+        The file's first bytes.
+    size
+        The file's length in bytes.
+
+    Raises
+    ------
+    DatabaseError
+        No SQLite database, one that is not UTF-8, or a truncated one.
+    """
+
+    def __init__(self, name: str, header: bytes, size: int) -> None:
+        if len(header) < 100 or not header.startswith(MAGIC):
+            raise DatabaseError(
+                f"{name}: not a SQLite database: expected the first bytes {MAGIC!r}, "
+                f"found {header[:16]!r}"
+            )
+        self.page_size = struct.unpack_from(">H", header, 16)[0]
+        if self.page_size == 1:
+            self.page_size = 65536
+        self.usable = self.page_size - header[20]
+        encoding = struct.unpack_from(">I", header, 56)[0]
+        if self.page_size < 512 or self.page_size & (self.page_size - 1) or self.usable < 480:
+            raise DatabaseError(
+                f"{name}: the header is damaged: page size {self.page_size}, "
+                f"{header[20]} bytes reserved"
+            )
+        if encoding not in (0, 1):
+            raise DatabaseError(f"{name}: text encoding {encoding} is not supported, only UTF-8")
+        self.page_count = size // self.page_size
+        declared = struct.unpack_from(">I", header, 28)[0]
+        if header[24:28] == header[92:96] and declared > self.page_count:
+            raise DatabaseError(
+                f"{name}: truncated: the header declares {declared:,} pages of {self.page_size} "
+                f"bytes, the file has {size:,} bytes. Was the upload or download complete?"
+            )
+        self.lock_page = LOCK_BYTE // self.page_size + 1
+
+
+class Pages(Protocol):
+    """Reads pages by number; what a b-tree needs of a file."""
+
+    name: str
+    layout: Layout
+
+    def read(
+        self, numbers: Iterable[int], *, spare: Sequence[int] = (), keep: bool = False
+    ) -> dict[int, bytes]:
+        """Read pages in one wave, and those of `spare` that come for nothing beside it."""
+
+    def cached(self, number: int) -> bytes | None:
+        """Give a page if no wave is needed for it."""
+
+
+class RemotePages:
+    """Pages of a remote file.
+
+    Parameters
+    ----------
+    file
+        Read from; it may be shared.
+
+    Raises
+    ------
+    DatabaseError
+        See `Layout`.
+    """
+
+    def __init__(self, file: RemoteFile) -> None:
+        self.file = file
+        self.name = file.name
+        header = file.cached(0, 100)
+        if header is None:
+            header = file.read(0, 100)
+        self._version = file.assumed
+        self.layout = Layout(self.name, header, self._version.size)
+
+    def read(
+        self, numbers: Iterable[int], *, spare: Sequence[int] = (), keep: bool = False
+    ) -> dict[int, bytes]:
+        """Read pages in one wave.
+
+        Parameters
+        ----------
+        numbers
+            Page numbers, from 1.
+        spare
+            Pages to fetch on connections that the wave leaves over.
+        keep
+            Whether to keep the pages in the cache longer than others.
+
+        Returns
+        -------
+        dict
+            Page bytes by number: all of `numbers`, and those of `spare` that are there now.
+
+        Raises
+        ------
+        DatabaseError
+            A page number outside the file.
+        FileChangedError
+            The file is no longer the one whose header was read.
+        """
+        wanted = list(numbers)
+        check_pages(self, wanted)
+        size = self.layout.page_size
+        ranges = [((number - 1) * size, size) for number in wanted]
+        others = [((number - 1) * size, size) for number in spare]
+        pages = dict(zip(wanted, self.file.read_many(ranges, spare=others, keep=keep), strict=True))
+        if self.file.assumed != self._version:
+            raise FileChangedError(f"{self.name}: the file changed since its header was read")
+        for number in spare:
+            page = self.cached(number)
+            if page is not None:
+                pages[number] = page
+        return pages
+
+    def cached(self, number: int) -> bytes | None:
+        """Give a page if it is in the cache."""
+        size = self.layout.page_size
+        return self.file.cached((number - 1) * size, size)
+
+
+class LocalPages:
+    """Pages of a local file, mapped into memory.
+
+    Parameters
+    ----------
+    path
+        The file.
+
+    Raises
+    ------
+    DatabaseError
+        See `Layout`.
+    OSError
+        The file cannot be read.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.name = os.fspath(path)
+        with Path(path).open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            self.layout = Layout(self.name, file.read(100), size)
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+    def read(
+        self,
+        numbers: Iterable[int],
+        *,
+        spare: Sequence[int] = (),
+        keep: bool = False,
+    ) -> dict[int, bytes]:
+        """Read pages.
+
+        Parameters
+        ----------
+        numbers
+            Page numbers, from 1.
+        spare, keep
+            Without meaning here.
+
+        Raises
+        ------
+        DatabaseError
+            A page number outside the file.
+        """
+        wanted = list(numbers)
+        check_pages(self, wanted)
+        size, file = self.layout.page_size, self._map
+        return {number: file[(number - 1) * size : number * size] for number in wanted}
+
+    def cached(self, number: int) -> bytes | None:
+        """Give a page."""
+        return self.read([number])[number]
+
+
+def check_pages(pages: Pages, numbers: Sequence[int]) -> None:
+    """Refuse page numbers that a file cannot have.
+
+    Raises
+    ------
+    DatabaseError
+        Naming the first such number.
+    """
+    count = pages.layout.page_count
+    for number in numbers:
+        if not 1 <= number <= count:
+            raise DatabaseError(
+                f"{pages.name}: malformed: a pointer to page {number} in a file of {count} pages"
+            )

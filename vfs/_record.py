@@ -1,0 +1,134 @@
+"""SQLite's record format (https://sqlite.org/fileformat2.html, section 2.1)."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from vfs.errors import DatabaseError
+
+Value = int | float | bytes | None
+Bytes = npt.NDArray[np.uint8]
+Ints = npt.NDArray[np.int64]
+
+SIZES = (0, 1, 2, 3, 4, 6, 8, 8, 0, 0)
+
+
+def read_varint(data: bytes, at: int) -> tuple[int, int]:
+    """Decode one varint.
+
+    Returns
+    -------
+    value, next
+        The signed 64-bit value and the offset behind it.
+
+    Raises
+    ------
+    IndexError
+        The data ends inside it.
+    """
+    value = 0
+    for position in range(at, at + 8):
+        byte = data[position]
+        value = value << 7 | byte & 0x7F
+        if byte < 0x80:
+            return value, position + 1
+    value = value << 8 | data[at + 8]
+    return value - (1 << 64) if value >> 63 else value, at + 9
+
+
+def read_varints(data: Bytes, at: Ints) -> tuple[Ints, Ints]:
+    """Decode many varints at once.
+
+    Parameters
+    ----------
+    data
+        Bytes, of which at least nine follow every offset.
+    at
+        Offsets, shape (n,).
+
+    Returns
+    -------
+    values, next
+        Signed 64-bit values and the offsets behind them, both of shape (n,).
+    """
+    values = np.zeros(len(at), np.int64)
+    ends = at.copy()
+    more = np.ones(len(at), bool)
+    for position in range(9):
+        byte = data[at + position].astype(np.int64)
+        longer = values << 8 | byte if position == 8 else values << 7 | byte & 0x7F
+        values = np.where(more, longer, values)
+        ends += more
+        more &= byte >= 0x80
+        if not more.any():
+            break
+    return values, ends
+
+
+def decode_record(payload: bytes) -> list[Value]:
+    """Decode a whole record; text comes as bytes.
+
+    Raises
+    ------
+    DatabaseError
+        The record contradicts itself.
+    """
+    try:
+        header, at = read_varint(payload, 0)
+        if not at <= header <= len(payload):
+            raise DatabaseError(f"malformed record: a header of {header} in {len(payload)} bytes")
+        types: list[int] = []
+        while at < header:
+            kind, at = read_varint(payload, at)
+            types.append(kind)
+        values: list[Value] = []
+        at = header
+        for kind in types:
+            length = size_of(kind)
+            values.append(_decode(kind, payload[at : at + length], length))
+            at += length
+    except (IndexError, struct.error):
+        raise DatabaseError(f"malformed record: cut off after {len(payload)} bytes") from None
+    return values
+
+
+def size_of(kind: int) -> int:
+    """Give the length in bytes of a value of a serial type."""
+    if kind >= 12:
+        return (kind - 12) // 2
+    if 0 <= kind < len(SIZES):
+        return SIZES[kind]
+    raise DatabaseError(f"malformed record: serial type {kind}")
+
+
+def _decode(kind: int, data: bytes, length: int) -> Value:
+    if len(data) < length:
+        raise IndexError
+    if kind == 0:
+        return None
+    if kind == 7:
+        number: float = struct.unpack(">d", data)[0]
+        return number
+    if kind in (8, 9):
+        return kind - 8
+    if kind < 7:
+        return int.from_bytes(data, "big", signed=True)
+    return data
+
+
+def concatenate(pieces: Sequence[bytes]) -> tuple[Any, Ints]:
+    """Join byte strings for vectorised reading.
+
+    Returns
+    -------
+    data, starts
+        uint8 array with nine zeros behind the last byte, and the offset of each piece.
+    """
+    joined = np.frombuffer(b"".join([*pieces, bytes(9)]), np.uint8)
+    starts = np.cumsum([0, *map(len, pieces)])[:-1]
+    return joined, starts.astype(np.int64)

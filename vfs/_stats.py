@@ -1,0 +1,108 @@
+"""Counters of what was sent, and budgets on them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+
+from vfs.errors import BudgetError
+
+
+@dataclass
+class Counters:
+    """What the network and the cache did.
+
+    Attributes
+    ----------
+    requests
+        HTTP requests sent, redirects and repeated attempts included.
+    bytes
+        Body bytes received.
+    waves
+        Batches of parallel requests that somebody had to wait for.
+    retries
+        Attempts beyond the first.
+    cache_hits
+        Blocks answered from memory or disk.
+    """
+
+    requests: int = 0
+    bytes: int = 0
+    waves: int = 0
+    retries: int = 0
+    cache_hits: int = 0
+
+
+class Stats(Counters):
+    """The counters of one open file since it was opened."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lock = threading.Lock()
+
+    def after_fork(self) -> None:
+        """Replace the lock, which a thread of the parent process may have held."""
+        self._lock = threading.Lock()
+
+    def add(self, **counts: int) -> None:
+        """Add to counters by name."""
+        with self._lock:
+            for name, count in counts.items():
+                setattr(self, name, getattr(self, name) + count)
+
+    @contextmanager
+    def measure(self) -> Iterator[Counters]:
+        """Count one block of code.
+
+        Yields
+        ------
+        Counters
+            Filled with the block's own counts when the block ends.
+        """
+        names = [field.name for field in fields(Counters)]
+        before = [getattr(self, name) for name in names]
+        measured = Counters()
+        try:
+            yield measured
+        finally:
+            for name, old in zip(names, before, strict=True):
+                setattr(measured, name, getattr(self, name) - old)
+
+
+class Budget:
+    """Upper limits on a file's requests and bytes, either of which may be None.
+
+    Parameters
+    ----------
+    stats
+        The counters held against the limits.
+    max_requests, max_bytes
+        The limits.
+    """
+
+    def __init__(self, stats: Stats, max_requests: int | None, max_bytes: int | None) -> None:
+        self.stats = stats
+        self.max_requests = max_requests
+        self.max_bytes = max_bytes
+
+    def check(self, url: str, requests: int, length: int) -> None:
+        """Refuse a wave of so many requests and bytes if it would pass a limit.
+
+        Raises
+        ------
+        BudgetError
+            Before anything is sent.
+        """
+        for name, limit, used, more in (
+            ("max_requests", self.max_requests, self.stats.requests, requests),
+            ("max_bytes", self.max_bytes, self.stats.bytes, length),
+        ):
+            if limit is not None and used + more > limit:
+                unit = name.removeprefix("max_")
+                raise BudgetError(
+                    f"{url}: {name}={limit:,} would be passed: {used:,} {unit} used so far and "
+                    f"{more:,} more needed now. Nothing was sent; raise the attribute "
+                    f"{name} (None removes the limit) and call again."
+                )
