@@ -9,15 +9,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from vfs._btree import Index, Rows, Table, nocase
 from vfs._file import RemoteFile
 from vfs._identity import Identity
+from vfs._index import Index, nocase
 from vfs._options import Options
 from vfs._pages import Layout, LocalPages, Pages, RemotePages
 from vfs._record import decode_record, read_varints
 from vfs._router import pack, unpack
 from vfs._sqlite import connect, file_of
-from vfs._stats import Counters, Stats
+from vfs._stats import Budget, Counters, Stats
+from vfs._table import Rows, Table
 from vfs._walk import Walk, run, together
 from vfs.errors import (
     AccessError,
@@ -39,6 +40,7 @@ from vfs.errors import (
 
 __all__ = [
     "AccessError",
+    "Budget",
     "BudgetError",
     "CacheDirectoryError",
     "ConnectError",

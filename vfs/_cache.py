@@ -8,21 +8,25 @@ import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import platformdirs
 from cachetools import LRUCache
 
 from vfs import _disk
-from vfs._disk import BLOCK, DiskStore
+from vfs._disk import BLOCK, DiskStore, Key
 from vfs._options import MIB, Options
 from vfs.errors import CacheDirectoryError, OptionError
 
 log = logging.getLogger(__name__)
 
 LARGEST_DEFAULT = 512 * MIB
+MOST_RECORD = 64 * MIB
 DIGEST = 16
+
+T = TypeVar("T")
 
 
 class BlockCache:
@@ -41,9 +45,7 @@ class BlockCache:
 
     def __init__(self, options: Options) -> None:
         self._lock = threading.Lock()
-        self._memory: LRUCache[tuple[bytes, int], bytes] = LRUCache(
-            options.memory_size, getsizeof=len
-        )
+        self._memory: LRUCache[Key, bytes] = LRUCache(options.memory_size, getsizeof=len)
         self.disk = _open_disk(options)
 
     def get(self, file: bytes, numbers: Iterable[int], *, on_disk: bool) -> dict[int, bytes]:
@@ -59,7 +61,7 @@ class BlockCache:
             Whether the disk may be asked too.
         """
         found: dict[int, bytes] = {}
-        absent: list[tuple[bytes, int]] = []
+        absent: list[Key] = []
         with self._lock:
             for number in numbers:
                 data = self._memory.get((file, number))
@@ -67,8 +69,8 @@ class BlockCache:
                     absent.append((file, number))
                 else:
                     found[number] = data
-        if absent and on_disk and self.disk is not None:
-            blocks = self.disk.get(absent)
+        if absent and on_disk:
+            blocks = self._read(absent)
             self._remember(blocks)
             found |= {number: data for (_, number), data in blocks.items()}
         return found
@@ -84,14 +86,14 @@ class BlockCache:
 
     def get_record(self, name: bytes) -> bytes | None:
         """Read a record from disk, None if there is none or it is damaged."""
-        if self.disk is None:
-            return None
-        first = self.disk.get([(name, 0)]).get((name, 0))
+        first = self._read([(name, 0)]).get((name, 0))
         if first is None or len(first) < DIGEST + 8:
             return None
         length = int.from_bytes(first[DIGEST : DIGEST + 8], "little")
+        if length > MOST_RECORD:
+            return None
         count = -(-(DIGEST + 8 + length) // BLOCK)
-        rest = self.disk.get([(name, number) for number in range(1, count)])
+        rest = self._read([(name, number) for number in range(1, count)])
         if len(rest) != count - 1:
             return None
         data = b"".join([first, *(rest[name, number] for number in range(1, count))])
@@ -99,38 +101,59 @@ class BlockCache:
         return record if _checksum(record) == data[:DIGEST] else None
 
     def put_record(self, name: bytes, record: bytes) -> None:
-        """Write a record that is kept longer than any block."""
+        """Write a record that is kept longer than any block, if it is not too long for that."""
+        disk = self.disk
+        if disk is None or len(record) > min(MOST_RECORD, disk.capacity // 4):
+            return
         data = _checksum(record) + len(record).to_bytes(8, "little") + record
         blocks = {(name, at // BLOCK): data[at : at + BLOCK] for at in range(0, len(data), BLOCK)}
         self._write(blocks, keep=True)
 
     def after_fork(self) -> None:
         """Replace the lock and the file handles shared with the parent process."""
+        if self._lock.locked():  # by a thread that this process does not have
+            self._memory = LRUCache(self._memory.maxsize, getsizeof=len)
         self._lock = threading.Lock()
-        if self.disk is not None:
-            self.disk.reopen()
+        disk = self.disk
+        if disk is not None:
+            self._try(disk.reopen)
 
     def close(self) -> None:
         """Let go of memory and file handles."""
-        self._memory.clear()
-        if self.disk is not None:
-            self.disk.close()
-            self.disk = None
+        with self._lock:
+            self._memory.clear()
+            disk, self.disk = self.disk, None
+        if disk is not None:
+            disk.close()
 
-    def _remember(self, blocks: Mapping[tuple[bytes, int], bytes]) -> None:
+    def _remember(self, blocks: Mapping[Key, bytes]) -> None:
         if self._memory.maxsize < BLOCK:
             return
         with self._lock:
             self._memory.update(blocks)
 
-    def _write(self, blocks: Mapping[tuple[bytes, int], bytes], *, keep: bool) -> None:
-        if self.disk is None:
-            return
+    def _read(self, keys: Sequence[Key]) -> dict[Key, bytes]:
+        disk = self.disk
+        if disk is None:
+            return {}
+        return self._try(lambda: disk.get(keys)) or {}
+
+    def _write(self, blocks: Mapping[Key, bytes], *, keep: bool) -> None:
+        disk = self.disk
+        if disk is not None:
+            self._try(lambda: disk.put(blocks, keep=keep))
+
+    def _try(self, action: Callable[[], T]) -> T | None:
+        """Do something with the disk, and do without a disk from then on if that fails."""
         try:
-            self.disk.put(blocks, keep=keep)
+            return action()
         except OSError as failure:
-            log.warning("the disk cache failed (%s): from here on memory only", failure)
-            self.disk = None
+            with self._lock:
+                disk, self.disk = self.disk, None
+            if disk is not None:
+                log.warning("the disk cache failed (%s): from here on memory only", failure)
+                disk.close()
+            return None
 
 
 def _checksum(record: bytes) -> bytes:
@@ -143,9 +166,9 @@ def _open_disk(options: Options) -> DiskStore | None:
         try:
             size = int(text)
         except ValueError:
-            raise OptionError(
-                f"STREAMFILE_CACHE_SIZE={text!r}: expected a number of bytes"
-            ) from None
+            size = -1
+        if size < 0:
+            raise OptionError(f"STREAMFILE_CACHE_SIZE={text!r}: expected a number of bytes")
     if size == 0:
         return None
     if not _disk.SUPPORTED:
@@ -166,19 +189,18 @@ def _open_disk(options: Options) -> DiskStore | None:
     reason: OSError
     for directory in (usual, temporary):
         try:
-            store = _open_store(directory, size)
-            if directory.stat().st_uid == os.getuid():
-                return store
-            store.close()
-            reason = PermissionError(f"{directory} belongs to another user")
+            return _open_store(directory, size, own=True)
         except OSError as failure:
             reason = failure
     log.warning("no directory for a disk cache can be written (%s): memory only", reason)
     return None
 
 
-def _open_store(directory: Path, size: int | None) -> DiskStore:
+def _open_store(directory: Path, size: int | None, *, own: bool = False) -> DiskStore:
+    """Open the store in a directory; with `own` only if the directory is this user's."""
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if own and directory.lstat().st_uid != os.getuid():
+        raise PermissionError(f"{directory} belongs to another user")
     if size is None:
         taken = sum(entry.stat().st_blocks * 512 for entry in directory.iterdir())
         half = (shutil.disk_usage(directory).free + taken) // 2

@@ -10,6 +10,7 @@ only against a process that shrinks the file.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import struct
 import threading
@@ -57,7 +58,9 @@ class DiskStore:
             raise OSError(f"a disk cache of {capacity} bytes is below the smallest, {SET}")
         self._path = directory / "blocks.v1"
         self._lock_path = directory / "blocks.lock"
+        self.capacity = capacity
         self._sets = capacity // SET
+        self._file = self._lock = -1
         self._writing = threading.Lock()
         self._open()
 
@@ -72,13 +75,14 @@ class DiskStore:
         found: dict[Key, bytes] = {}
         sets = self._count()
         headers: dict[int, bytes] = {}
+        used: list[int] = []
         now = time.time_ns()
         for key in keys:
             packed = _pack(key)
             base = _set_of(key, sets) * SET
             header = headers.get(base)
             if header is None:
-                header = headers[base] = os.pread(self._file, BLOCK, base)
+                header = headers[base] = self._header(base)
             way = _way_of(header, packed)
             if way is None:
                 continue
@@ -87,8 +91,12 @@ class DiskStore:
             if xxhash.xxh3_128_digest(packed + data) == checksum:
                 found[key] = data
                 if stamp < now:
-                    at = base + way * ENTRY.size + STAMP_OFFSET
-                    os.pwrite(self._file, now.to_bytes(8, "little"), at)
+                    used.append(base + way * ENTRY.size + STAMP_OFFSET)
+        if used:
+            with self._writing, self._locked(fcntl.LOCK_SH):
+                if self._count() == sets:
+                    for at in used:
+                        os.pwrite(self._file, now.to_bytes(8, "little"), at)
         return found
 
     def put(self, blocks: Mapping[Key, bytes], *, keep: bool = False) -> None:
@@ -106,7 +114,8 @@ class DiskStore:
         OSError
             The disk is full or failed.
         """
-        stamp = time.time_ns() + (KEPT_LONGER if keep else 0)
+        now = time.time_ns()
+        stamp = now + (KEPT_LONGER if keep else 0)
         with self._writing, self._locked(fcntl.LOCK_SH):
             sets = self._count()
             by_set: dict[int, list[Key]] = {}
@@ -114,8 +123,9 @@ class DiskStore:
                 by_set.setdefault(_set_of(key, sets), []).append(key)
             for number, keys in by_set.items():
                 base = number * SET
-                header = os.pread(self._file, BLOCK, base)
+                header = bytearray(self._header(base))
                 stamps = np.frombuffer(header, "<u8")[STAMP_OFFSET // 8 :: ENTRY.size // 8].copy()
+                stamps[stamps > now + 2 * KEPT_LONGER] = 0  # damaged, or the clock was wrong
                 for key in keys:
                     packed, data = _pack(key), blocks[key]
                     way = _way_of(header, packed)
@@ -126,16 +136,17 @@ class DiskStore:
                     entry = ENTRY.pack(packed, checksum, len(data), stamp)
                     os.pwrite(self._file, data, base + BLOCK + way * BLOCK)
                     os.pwrite(self._file, entry, base + way * ENTRY.size)
+                    header[way * ENTRY.size : (way + 1) * ENTRY.size] = entry
 
     def close(self) -> None:
-        """Let go of the file."""
-        os.close(self._file)
-        os.close(self._lock)
+        """Let go of the file; what still uses it in another thread gets an OSError."""
+        with self._writing:
+            self._close()
 
     def reopen(self) -> None:
         """Take own file handles, in a process that was forked."""
-        self.close()
         self._writing = threading.Lock()
+        self._close()
         self._open()
 
     def _open(self) -> None:
@@ -146,7 +157,7 @@ class DiskStore:
                 self._file = os.open(self._path, mode, 0o600)
                 self._resize()
         except BaseException:
-            os.close(self._lock)
+            self._close()
             raise
 
     def _resize(self) -> None:
@@ -161,11 +172,23 @@ class DiskStore:
             os.ftruncate(self._file, wanted)
         fcntl.flock(self._file, fcntl.LOCK_SH)
 
+    def _close(self) -> None:
+        files = self._file, self._lock
+        self._file = self._lock = -1
+        for file in files:
+            if file >= 0:
+                os.close(file)
+
+    def _header(self, base: int) -> bytes:
+        return os.pread(self._file, BLOCK, base).ljust(BLOCK, b"\0")
+
     def _count(self) -> int:
         return os.fstat(self._file).st_size // SET or 1
 
     @contextlib.contextmanager
     def _locked(self, kind: int) -> Iterator[None]:
+        if self._lock < 0:
+            raise OSError(errno.EBADF, "the disk cache was closed")
         fcntl.flock(self._lock, kind)
         try:
             yield
@@ -181,7 +204,7 @@ def _set_of(key: Key, sets: int) -> int:
     return (int.from_bytes(key[0][:8], "little") + key[1]) % sets
 
 
-def _way_of(header: bytes, packed: bytes) -> int | None:
+def _way_of(header: bytes | bytearray, packed: bytes) -> int | None:
     at = header.find(packed)
     while at >= 0 and at % ENTRY.size:
         at = header.find(packed, at + 1)

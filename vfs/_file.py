@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -20,6 +21,16 @@ log = logging.getLogger(__name__)
 
 HEAD = 128 << 10
 CHECK: Range = (0, 1)
+
+
+class _Version:
+    """One version of the file, as a call sees it from beginning to end."""
+
+    def __init__(self, file: str, identity: Identity, *, answered: bool) -> None:
+        self.identity = identity
+        self.name = f"{file}\0{identity}"
+        self.blocks = digest("blocks", self.name)
+        self.answered = answered  # by the server, not just by the cache
 
 
 class RemoteFile:
@@ -47,24 +58,24 @@ class RemoteFile:
         self._cache = BlockCache(self._options)
         self._name = cache_name(url, self._options.cache_key)
         self._pid = os.getpid()
-        self._validated = False
+        self._lock = threading.Lock()
         recalled = self._cache.get_record(digest("identity", self._name))
         if recalled is not None:
-            self._adopt(Identity.from_json(recalled))
+            self._version = _Version(self._name, Identity.from_json(recalled), answered=False)
             self._transport.open_ahead()
         else:
-            self._fetch_head()
+            self._version = self._fetch_head()
 
     @property
     def identity(self) -> Identity:
         """The version that is read: size, strong ETag, Last-Modified."""
         self.validate()
-        return self._identity
+        return self._version.identity
 
     @property
     def assumed(self) -> Identity:
         """The version that the cache remembers, which `validate` may still replace."""
-        return self._identity
+        return self._version.identity
 
     @property
     def size(self) -> int:
@@ -126,22 +137,19 @@ class RemoteFile:
         if any(start < 0 or end < start for start, end in wanted):
             raise ValueError("offsets and lengths cannot be negative")
         self._after_fork()
+        version = self._version
         try:
-            return self._read(wanted, spare, keep=keep)
+            return self._read(version, wanted, spare, keep=keep)
         except FileChangedError:
-            if self._validated:
+            newer = self._newer(version)
+            if newer is version:
                 raise
-            self._fetch_head()
-            return self._read(wanted, spare, keep=keep)
+            return self._read(newer, wanted, spare, keep=keep)
 
     def cached(self, offset: int, length: int) -> bytes | None:
         """Read a range if it is all in the cache, without the network; else None."""
         self._after_fork()
-        end = min(offset + length, self._identity.size)
-        blocks = self._cached(range(offset // BLOCK, -(-end // BLOCK)))
-        if len(blocks) < -(-end // BLOCK) - offset // BLOCK:
-            return None
-        return _cut(blocks, offset, end)
+        return self._get(self._version, offset, length)
 
     def validate(self) -> None:
         """Make sure that the server still has the version that the cache remembers.
@@ -155,25 +163,28 @@ class RemoteFile:
             Never: nothing was answered yet, so the new version is taken instead.
         """
         self._after_fork()
-        if self._validated:
+        version = self._version
+        if version.answered:
             return
         try:
-            self._transport.fetch([CHECK], self._identity)
-            self._validated = True
+            self._check(version)
         except FileChangedError:
-            self._fetch_head()
+            self._newer(version)
 
     def recall(self, name: str) -> bytes | None:
         """Get a record that `remember` kept with this version of the file, or None."""
         self._after_fork()
-        if not self._identity.durable:
+        version = self._version
+        if not version.identity.durable:
             return None
-        return self._cache.get_record(digest("record", name, self._version))
+        return self._cache.get_record(digest("record", name, version.name))
 
     def remember(self, name: str, record: bytes) -> None:
         """Keep a small record about this version of the file on disk, for later processes."""
-        if self._identity.durable:
-            self._cache.put_record(digest("record", name, self._version), record)
+        self._after_fork()
+        version = self._version
+        if version.identity.durable:
+            self._cache.put_record(digest("record", name, version.name), record)
 
     def close(self) -> None:
         """Close connections and cache."""
@@ -190,14 +201,9 @@ class RemoteFile:
         return _reopen, (self.url, self._given)
 
     def __repr__(self) -> str:
-        return f"<RemoteFile {self.name} ({self._identity})>"
+        return f"<RemoteFile {self.name} ({self._version.identity})>"
 
-    def _adopt(self, identity: Identity) -> None:
-        self._identity = identity
-        self._version = "\0".join((self._name, str(identity)))
-        self._blocks = digest("blocks", self._version)
-
-    def _fetch_head(self) -> None:
+    def _fetch_head(self) -> _Version:
         """Open the file with its first bytes, whichever version the server has."""
         self._transport.open_ahead()
         (head,), identity = self._transport.fetch([(0, HEAD)], None)
@@ -208,61 +214,89 @@ class RemoteFile:
                 self.name,
             )
         self._transport.open_ahead()  # a redirect may have led to another host
-        self._adopt(identity)
-        self._validated = True
-        self._keep(0, head, keep=True)
+        version = _Version(self._name, identity, answered=True)
+        self._keep(version, 0, head, keep=True)
         if identity.durable:
             self._cache.put_record(digest("identity", self._name), identity.to_json())
+        return version
+
+    def _newer(self, version: _Version) -> _Version:
+        """Take the server's version instead of one that only the cache knew."""
+        with self._lock:
+            if self._version is version and not version.answered:
+                self._version = self._fetch_head()
+            return self._version
+
+    def _answered(self, version: _Version) -> None:
+        """Take note that the server has this version, unless another thread met a newer one."""
+        if version.answered:
+            return
+        with self._lock:
+            if self._version is not version:
+                raise FileChangedError(f"{self.name}: the file changed while it was being opened")
+            version.answered = True
+
+    def _check(self, version: _Version) -> None:
+        self._transport.fetch([CHECK], version.identity)
+        self._answered(version)
 
     def _read(
-        self, wanted: list[Range], spare: Sequence[tuple[int, int]], *, keep: bool
+        self,
+        version: _Version,
+        wanted: list[Range],
+        spare: Sequence[tuple[int, int]],
+        *,
+        keep: bool,
     ) -> list[bytes]:
-        size = self._identity.size
+        size = version.identity.size
         wanted = [(min(start, size), min(end, size)) for start, end in wanted]
-        numbers = sorted(
-            {n for start, end in wanted for n in range(start // BLOCK, -(-end // BLOCK))}
-        )
-        blocks = self._cached(numbers)
+        numbers = sorted({n for start, end in wanted for n in _numbers(start, end)})
+        blocks = self._cached(version, numbers)
         self.stats.add(cache_hits=len(blocks))
         missing = [number for number in numbers if number not in blocks]
         if missing:
             runs = _runs(missing)
             free = self.connections - len(runs)
             for offset, length in spare:
-                run = (offset // BLOCK * BLOCK, -(-(offset + length) // BLOCK) * BLOCK)
                 if free <= 0:
                     break
-                if self.cached(offset, length) is None:
+                if self._get(version, offset, length) is None:
                     free -= 1
-                    runs.append(run)
-            blocks |= self._fetch(_merge(runs), keep=keep)
-        elif not self._validated:
-            self._transport.fetch([CHECK], self._identity)
-            self._validated = True
+                    runs.append((offset // BLOCK * BLOCK, -(-(offset + length) // BLOCK) * BLOCK))
+            blocks |= self._fetch(version, _merge(runs), keep=keep)
+        elif not version.answered:
+            self._check(version)
         return [_cut(blocks, start, end) for start, end in wanted]
 
-    def _fetch(self, runs: list[Range], *, keep: bool) -> dict[int, bytes]:
-        pace, size = self._transport.pace, self._identity.size
+    def _fetch(self, version: _Version, runs: list[Range], *, keep: bool) -> dict[int, bytes]:
+        pace, size = self._transport.pace, version.identity.size
         runs = [(start, min(end, size)) for start, end in runs]
         plan = plan_wave(runs, self.connections, pace.latency, pace.bandwidth)
-        bodies, _ = self._transport.fetch(plan, self._identity)
-        self._validated = True
+        bodies, _ = self._transport.fetch(plan, version.identity)
+        self._answered(version)
         blocks: dict[int, bytes] = {}
         for (start, _), body in zip(plan, bodies, strict=True):
-            blocks |= self._keep(start, body, keep=keep)
+            blocks |= self._keep(version, start, body, keep=keep)
         return blocks
 
-    def _keep(self, start: int, body: bytes, *, keep: bool) -> dict[int, bytes]:
+    def _keep(self, version: _Version, start: int, body: bytes, *, keep: bool) -> dict[int, bytes]:
         blocks = {(start + at) // BLOCK: body[at : at + BLOCK] for at in range(0, len(body), BLOCK)}
-        self._cache.put(self._blocks, blocks, on_disk=self._identity.durable, keep=keep)
+        self._cache.put(version.blocks, blocks, on_disk=version.identity.durable, keep=keep)
         return blocks
 
-    def _cached(self, numbers: Iterable[int]) -> dict[int, bytes]:
-        return self._cache.get(self._blocks, numbers, on_disk=self._identity.durable)
+    def _cached(self, version: _Version, numbers: Iterable[int]) -> dict[int, bytes]:
+        return self._cache.get(version.blocks, numbers, on_disk=version.identity.durable)
+
+    def _get(self, version: _Version, offset: int, length: int) -> bytes | None:
+        end = min(offset + length, version.identity.size)
+        numbers = _numbers(offset, end)
+        blocks = self._cached(version, numbers)
+        return _cut(blocks, offset, end) if len(blocks) == len(numbers) else None
 
     def _after_fork(self) -> None:
         if self._pid != os.getpid():
             self._pid = os.getpid()
+            self._lock = threading.Lock()
             self.stats.after_fork()
             self._cache.after_fork()
             self._transport.after_fork()
@@ -271,6 +305,11 @@ class RemoteFile:
 
 def _reopen(url: str, options: dict[str, Any]) -> RemoteFile:
     return RemoteFile(url, **options)
+
+
+def _numbers(start: int, end: int) -> range:
+    """Give the numbers of the blocks that a byte range touches."""
+    return range(start // BLOCK, -(-end // BLOCK) if start < end else start // BLOCK)
 
 
 def _runs(numbers: Sequence[int]) -> list[Range]:
@@ -296,9 +335,7 @@ def _merge(runs: list[Range]) -> list[Range]:
 
 
 def _cut(blocks: dict[int, bytes], start: int, end: int) -> bytes:
-    first, last = start // BLOCK, -(-end // BLOCK)
-    if last - first == 1:
-        data = blocks[first]
-        return data[start - first * BLOCK : end - first * BLOCK]
-    data = b"".join(blocks[number] for number in range(first, last))
-    return data[start - first * BLOCK : end - first * BLOCK]
+    numbers = _numbers(start, end)
+    first = numbers.start * BLOCK
+    data = blocks[numbers[0]] if len(numbers) == 1 else b"".join(blocks[n] for n in numbers)
+    return data[start - first : end - first]

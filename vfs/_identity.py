@@ -29,9 +29,9 @@ class Identity:
 
     @classmethod
     def from_headers(cls, size: int, headers: Mapping[str, str]) -> Identity:
-        """Take the validators from an answer's headers; weak ETags do not count."""
+        """Take the validators from an answer's headers; weak ETags (``W/"…"``) do not count."""
         etag = headers.get("ETag")
-        if etag is not None and (etag.startswith("W/") or not etag.startswith('"')):
+        if etag is not None and not etag.startswith('"'):
             etag = None
         return cls(size, etag, headers.get("Last-Modified"))
 

@@ -10,6 +10,7 @@ from typing import Any
 from vfs.errors import OptionError
 
 MIB = 1 << 20
+LONGEST = 365 * 24 * 3600  # what operating systems take as a timeout ends somewhere above
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +86,14 @@ class Options:
             value = getattr(parsed, name)
             if value is None and name in ("cache_size", "max_requests", "max_bytes"):
                 continue
-            if isinstance(value, bool) or not isinstance(value, kinds) or value < least:
+            if isinstance(value, bool) or not isinstance(value, kinds) or not value >= least:
                 raise OptionError(f"option {name}={value!r}: expected a number of at least {least}")
+            if name in ("timeout", "deadline") and value > LONGEST:
+                raise OptionError(f"option {name}={value!r}: expected at most {LONGEST:,} seconds")
+        if not isinstance(parsed.headers, Mapping | None):
+            raise OptionError(f"option headers={parsed.headers!r}: expected a mapping of strings")
+        if not isinstance(parsed.cache_key, str | None):
+            raise OptionError(f"option cache_key={parsed.cache_key!r}: expected a string")
+        if parsed.session is not None and not hasattr(parsed.session, "get"):
+            raise OptionError(f"option session={parsed.session!r}: expected a requests.Session")
         return parsed

@@ -40,7 +40,7 @@ class Layout:
                 f"{name}: not a SQLite database: expected the first bytes {MAGIC!r}, "
                 f"found {header[:16]!r}"
             )
-        self.page_size = struct.unpack_from(">H", header, 16)[0]
+        self.page_size: int = struct.unpack_from(">H", header, 16)[0]
         if self.page_size == 1:
             self.page_size = 65536
         self.usable = self.page_size - header[20]
@@ -69,7 +69,7 @@ class Pages(Protocol):
     layout: Layout
 
     def read(
-        self, numbers: Iterable[int], *, spare: Sequence[int] = (), keep: bool = False
+        self, numbers: Iterable[int], *, spare: Sequence[int] = (), opening: bool = False
     ) -> dict[int, bytes]:
         """Read pages in one wave, and those of `spare` that come for nothing beside it."""
 
@@ -101,7 +101,7 @@ class RemotePages:
         self.layout = Layout(self.name, header, self._version.size)
 
     def read(
-        self, numbers: Iterable[int], *, spare: Sequence[int] = (), keep: bool = False
+        self, numbers: Iterable[int], *, spare: Sequence[int] = (), opening: bool = False
     ) -> dict[int, bytes]:
         """Read pages in one wave.
 
@@ -111,8 +111,9 @@ class RemotePages:
             Page numbers, from 1.
         spare
             Pages to fetch on connections that the wave leaves over.
-        keep
-            Whether to keep the pages in the cache longer than others.
+        opening
+            Whether the pages only serve to open the database: they stay in the cache longer than
+            others, and those that are there are believed before the server was asked.
 
         Returns
         -------
@@ -128,16 +129,22 @@ class RemotePages:
         """
         wanted = list(numbers)
         check_pages(self, wanted)
+        if opening:
+            known = {number: self.cached(number) for number in wanted}
+            if None not in known.values():
+                return {number: page for number, page in known.items() if page is not None}
         size = self.layout.page_size
         ranges = [((number - 1) * size, size) for number in wanted]
         others = [((number - 1) * size, size) for number in spare]
-        pages = dict(zip(wanted, self.file.read_many(ranges, spare=others, keep=keep), strict=True))
-        if self.file.assumed != self._version:
-            raise FileChangedError(f"{self.name}: the file changed since its header was read")
+        pages = dict(
+            zip(wanted, self.file.read_many(ranges, spare=others, keep=opening), strict=True)
+        )
         for number in spare:
             page = self.cached(number)
             if page is not None:
                 pages[number] = page
+        if self.file.assumed != self._version:
+            raise FileChangedError(f"{self.name}: the file changed since its header was read")
         return pages
 
     def cached(self, number: int) -> bytes | None:
@@ -174,7 +181,7 @@ class LocalPages:
         numbers: Iterable[int],
         *,
         spare: Sequence[int] = (),
-        keep: bool = False,
+        opening: bool = False,
     ) -> dict[int, bytes]:
         """Read pages.
 
@@ -182,7 +189,7 @@ class LocalPages:
         ----------
         numbers
             Page numbers, from 1.
-        spare, keep
+        spare, opening
             Without meaning here.
 
         Raises

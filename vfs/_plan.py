@@ -37,7 +37,8 @@ class Pace:
         transfer = seconds - rounds * self.latency
         if length >= PIECE and transfer > 0:
             with self._lock:
-                self._bandwidth += (length / transfer - self._bandwidth) / 2
+                measured = min(length / transfer, MOST_BANDWIDTH)
+                self._bandwidth += (measured - self._bandwidth) / 2
 
     @property
     def latency(self) -> float:
@@ -48,7 +49,7 @@ class Pace:
     @property
     def bandwidth(self) -> float:
         """Bytes a second, taken as at most 12 MB/s."""
-        return min(self._bandwidth, MOST_BANDWIDTH)
+        return self._bandwidth
 
 
 def plan_wave(
@@ -56,8 +57,9 @@ def plan_wave(
 ) -> list[Range]:
     """Join the missing ranges of a wave where that saves time, and split what is long.
 
-    A wave with fewer ranges than connections joins gaps up to 16 KiB. A larger one takes the
-    gap, up to 64 KiB, that minimises ``ceil(ranges / connections) * latency + bytes / bandwidth``.
+    A wave with fewer ranges than connections joins gaps up to 16 KiB. A larger one joins as
+    many of its smallest gaps, up to 64 KiB each, as minimise
+    ``ceil(ranges / connections) * latency + bytes / bandwidth``.
     Long ranges are then split, at multiples of 4 KiB from their start, so that the connections
     share the bytes.
 
@@ -80,16 +82,18 @@ def plan_wave(
     starts = np.array([start for start, _ in missing], np.int64)
     ends = np.array([end for _, end in missing], np.int64)
     gaps = starts[1:] - ends[:-1]
+    apart = np.ones(len(gaps), bool)
     if len(missing) < connections:
-        limit = SMALL_WAVE_GAP
+        apart = gaps > SMALL_WAVE_GAP
     else:
-        candidates = np.sort(gaps[gaps <= LARGEST_GAP])
+        order = np.argsort(gaps, kind="stable")[: np.count_nonzero(gaps <= LARGEST_GAP)]
+        candidates = gaps[order]
         joined = np.arange(len(candidates) + 1)
         rounds = -(-(len(missing) - joined) // connections)
         extra = np.concatenate(([0], np.cumsum(candidates)))
         best = int(np.argmin(rounds * latency + extra / bandwidth))
-        limit = int(candidates[best - 1]) if best else -1
-    cut = np.flatnonzero(gaps > limit)
+        apart[order[:best]] = False
+    cut = np.flatnonzero(apart)
     first = starts[np.concatenate(([0], cut + 1))]
     last = ends[np.concatenate((cut, [len(ends) - 1]))]
     return _split([(int(a), int(b)) for a, b in zip(first, last, strict=True)], connections)

@@ -15,6 +15,7 @@ Value = int | float | bytes | None
 Bytes = npt.NDArray[np.uint8]
 Ints = npt.NDArray[np.int64]
 
+MOST_COLUMNS = 32767  # SQLite's own limit
 SIZES = (0, 1, 2, 3, 4, 6, 8, 8, 0, 0)
 
 
@@ -86,6 +87,8 @@ def decode_record(payload: bytes) -> list[Value]:
         while at < header:
             kind, at = read_varint(payload, at)
             types.append(kind)
+            if len(types) > MOST_COLUMNS:
+                raise DatabaseError(f"malformed record: more than {MOST_COLUMNS:,} values")
         values: list[Value] = []
         at = header
         for kind in types:
@@ -127,8 +130,9 @@ def concatenate(pieces: Sequence[bytes]) -> tuple[Any, Ints]:
     Returns
     -------
     data, starts
-        uint8 array with nine zeros behind the last byte, and the offset of each piece.
+        uint8 array with room for two varints behind the last byte, all zeros, and the offset of
+        each piece.
     """
-    joined = np.frombuffer(b"".join([*pieces, bytes(9)]), np.uint8)
+    joined = np.frombuffer(b"".join([*pieces, bytes(18)]), np.uint8)
     starts = np.cumsum([0, *map(len, pieces)])[:-1]
     return joined, starts.astype(np.int64)

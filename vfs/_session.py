@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-import copy
+import contextlib
 import logging
+import ssl
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
 import requests
 from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPSConnection
 from urllib3.exceptions import HTTPError as PoolError
 
 log = logging.getLogger(__name__)
+
+FOREIGN_HEADERS = {"user-agent", "accept", "accept-encoding", "connection"}
+
+
+class _Session(requests.Session):
+    """Leaves redirects alone: `requests` would read their bodies, of whatever length."""
+
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        """Find none."""
 
 
 def wide_session(session: Any, connections: int) -> Any:
@@ -23,15 +34,16 @@ def wide_session(session: Any, connections: int) -> Any:
     session
         None, or the caller's session. A plain `requests.Session` is copied (its headers,
         cookies and authentication stay shared) and its plain adapters are replaced by wide
-        ones; any other object is used as it is.
+        ones; other adapters, and any other object, are used as they are.
     connections
         Connections a pool holds.
     """
     if session is None:
-        wide = requests.Session()
+        wide = _Session()
         mounts = dict(wide.adapters)
     elif type(session) is requests.Session:
-        wide = copy.copy(session)
+        wide = _Session()
+        vars(wide).update({name: getattr(session, name) for name in session.__attrs__})
         mounts = dict(session.adapters)
     else:
         return session
@@ -40,8 +52,50 @@ def wide_session(session: Any, connections: int) -> Any:
         if type(adapter) is HTTPAdapter:
             wide.mount(prefix, HTTPAdapter(pool_maxsize=connections, pool_block=True))
         else:
-            wide.mount(prefix, copy.copy(adapter))
+            wide.mount(prefix, adapter)
     return wide
+
+
+def foreign_session(session: Any) -> Any:
+    """Make a session for other origins than the file's own: the same connections, no secrets.
+
+    Cookies without a domain and query parameters of a session go to every host that it asks.
+
+    Parameters
+    ----------
+    session
+        From `wide_session`. What is no `requests.Session` is returned as it is.
+    """
+    if not isinstance(session, requests.Session):
+        return session
+    foreign = _Session()
+    foreign.adapters = session.adapters
+    foreign.proxies = session.proxies
+    foreign.verify = session.verify
+    foreign.trust_env = session.trust_env
+    known = {
+        name: text for name, text in session.headers.items() if name.lower() in FOREIGN_HEADERS
+    }
+    foreign.headers.update(known)
+    return foreign
+
+
+def close_session(session: Any, given: Any) -> None:
+    """Close what `wide_session` made, and nothing that the caller gave.
+
+    Parameters
+    ----------
+    session
+        From `wide_session`.
+    given
+        What it was made from.
+    """
+    if session is given:
+        return
+    own = [] if given is None else list(given.adapters.values())
+    for adapter in session.adapters.values():
+        if adapter not in own:
+            adapter.close()
 
 
 def width(session: Any, url: str, connections: int) -> int:
@@ -50,6 +104,30 @@ def width(session: Any, url: str, connections: int) -> int:
         kept = getattr(session.get_adapter(url), "_pool_maxsize", connections)
         return max(1, min(connections, int(kept)))
     return connections
+
+
+class _IdleConnection(HTTPSConnection):
+    """A TLS connection that may wait for its first request.
+
+    TLS 1.3 servers send session tickets behind the handshake (RFC 8446, section 4.6.1), and the
+    pool takes an idle connection with something to read for one that the server has closed.
+    """
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the server still holds the connection."""
+        if super().is_connected or self.sock is None:
+            return self.sock is not None
+        timeout = self.sock.gettimeout()
+        self.sock.settimeout(0)
+        try:
+            self.sock.recv(1)  # takes in the tickets; data, or none for an end, must not be there
+        except ssl.SSLWantReadError:
+            self.sock.settimeout(timeout)
+            return True
+        except OSError as failure:
+            log.debug("idle connection to %s: %s", self.host, failure)
+        return False
 
 
 def open_ahead(
@@ -82,13 +160,16 @@ def open_ahead(
     adapter: Any = session.get_adapter(url)
     if type(adapter) is not HTTPAdapter:
         return
-    settings = session.merge_environment_settings(url, {}, None, None, None)
+    verify = None if session.verify is True else session.verify
+    settings = session.merge_environment_settings(url, {}, None, verify, None)
     request = requests.Request("GET", url).prepare()
     pool: Any = adapter.get_connection_with_tls_context(
         request, settings["verify"], proxies=settings["proxies"], cert=settings["cert"]
     )
     if pool.proxy is not None:
         return
+    if pool.ConnectionCls is HTTPSConnection:
+        pool.ConnectionCls = _IdleConnection
     adapter.cert_verify(pool, url, settings["verify"], settings["cert"])  # type: ignore[no-untyped-call]
 
     def connect(connection: Any) -> None:
@@ -102,9 +183,9 @@ def open_ahead(
         finally:
             pool._put_conn(connection)
 
-    for _ in range(connections):
-        try:
-            connection = pool._get_conn(timeout=0)
-        except PoolError:
-            return
+    fresh = []
+    with contextlib.suppress(PoolError):  # as many as the pool has left
+        for _ in range(connections):
+            fresh.append(pool._get_conn(timeout=0))  # noqa: PERF401
+    for connection in fresh:
         start(lambda connection=connection: connect(connection))  # type: ignore[misc]

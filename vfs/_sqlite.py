@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import threading
+import time
+import weakref
 from typing import Any
 
 import apsw
@@ -16,6 +18,7 @@ NAME = "streamfile-http"
 HEADS = 8
 FIRST_WINDOW = 32 << 10
 LAST_WINDOW = 4 << 20
+AT_ONCE = 0.02  # seconds between a failed read and another one of the same statement
 
 
 def connect(url: str, **options: Any) -> apsw.Connection:
@@ -48,15 +51,20 @@ def connect(url: str, **options: Any) -> apsw.Connection:
     except BaseException:
         file.close()
         raise
-    name = _register(file)
+    handle = _HttpFile(file)
+    name = _register(handle)
     flags = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
     try:
         connection = _Connection(f"file:{name}?immutable=1&mode=ro", flags=flags, vfs=NAME)
         connection.file = file
+        handle.connection = weakref.ref(connection)
         connection.pragma("temp_store", "memory")
     except apsw.Error as failure:
         file.close()
         raise DatabaseError(f"{file.name}: SQLite cannot open it: {failure}") from failure
+    except BaseException:
+        file.close()
+        raise
     finally:
         with _lock:
             del _files[name]
@@ -77,18 +85,18 @@ def file_of(connection: apsw.Connection) -> RemoteFile:
 
 
 _lock = threading.Lock()
-_files: dict[str, RemoteFile] = {}
+_files: dict[str, _HttpFile] = {}
 _numbers = itertools.count(1)
 _vfs: _HttpVFS | None = None
 
 
-def _register(file: RemoteFile) -> str:
+def _register(handle: _HttpFile) -> str:
     global _vfs
     with _lock:
         if _vfs is None:
             _vfs = _HttpVFS(NAME, "")
         name = f"remote-{next(_numbers)}"
-        _files[name] = file
+        _files[name] = handle
     return name
 
 
@@ -98,11 +106,11 @@ class _HttpVFS(apsw.VFS):
     def xOpen(self, name: str | apsw.URIFilename | None, flags: list[int]) -> Any:
         if not isinstance(name, apsw.URIFilename):
             return super().xOpen(name, flags)
-        file = _files.get(name.filename().rpartition("/")[2])
-        if file is None:
+        handle = _files.get(name.filename().rpartition("/")[2])
+        if handle is None:
             raise apsw.CantOpenError(f"no remote file {name.filename()!r}")
         flags[1] = apsw.SQLITE_OPEN_READONLY
-        return _HttpFile(file)
+        return handle
 
     def xFullPathname(self, name: str) -> str:
         return name
@@ -117,13 +125,25 @@ class _HttpFile:
     def __init__(self, file: RemoteFile) -> None:
         self._file = file
         self._ahead = ReadAhead(file.size)
+        self._failed = -AT_ONCE
+        self.connection: weakref.ref[apsw.Connection] | None = None
 
     def xRead(self, amount: int, offset: int) -> bytes:
         start, end = self._ahead.window(offset, amount)
         data = self._file.cached(offset, amount)
-        if data is None:
-            data = self._file.read(start, end - start)[offset - start :][:amount]
-        return data
+        if data is not None:
+            return data
+        began = time.monotonic()
+        try:
+            return self._file.read(start, end - start)[offset - start :][:amount]
+        except BaseException:
+            # An integrity check goes on after an error: a hundred times, with all its retries.
+            # That stops all statements, so not where just this one failed, as others do.
+            connection = self.connection() if self.connection is not None else None
+            if connection is not None and began - self._failed < AT_ONCE:
+                connection.interrupt()
+            self._failed = time.monotonic()
+            raise
 
     def xFileSize(self) -> int:
         return self._file.size

@@ -40,15 +40,15 @@ class Stats(Counters):
 
     def __init__(self) -> None:
         super().__init__()
-        self._lock = threading.Lock()
+        self.lock = threading.Lock()
 
     def after_fork(self) -> None:
         """Replace the lock, which a thread of the parent process may have held."""
-        self._lock = threading.Lock()
+        self.lock = threading.Lock()
 
     def add(self, **counts: int) -> None:
         """Add to counters by name."""
-        with self._lock:
+        with self.lock:
             for name, count in counts.items():
                 setattr(self, name, getattr(self, name) + count)
 
@@ -95,6 +95,22 @@ class Budget:
         BudgetError
             Before anything is sent.
         """
+        with self.stats.lock:
+            self._check(url, requests, length)
+
+    def spend_request(self, url: str) -> None:
+        """Count one request, unless that passes a limit.
+
+        Raises
+        ------
+        BudgetError
+            Before it is sent.
+        """
+        with self.stats.lock:
+            self._check(url, 1, 0)
+            self.stats.requests += 1
+
+    def _check(self, url: str, requests: int, length: int) -> None:
         for name, limit, used, more in (
             ("max_requests", self.max_requests, self.stats.requests, requests),
             ("max_bytes", self.max_bytes, self.stats.bytes, length),

@@ -1,66 +1,40 @@
-"""HTTP: one session, one retry path, and what an answer must look like to be believed."""
+"""HTTP: one session, one retry path, redirects."""
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import random
-import re
-import socket
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from email.utils import parsedate_to_datetime
-from typing import Any, NoReturn
+import weakref
+from collections.abc import Sequence
+from typing import Any
 from urllib.parse import urljoin, urlsplit
 
-import requests
-from urllib3.exceptions import HTTPError as PoolError
-from urllib3.exceptions import NewConnectionError
-
+from vfs._failure import MayPassError, told
 from vfs._identity import Identity, shown
 from vfs._options import Options
 from vfs._plan import Pace, Range
-from vfs._session import open_ahead, wide_session, width
+from vfs._response import believe, pieces
+from vfs._session import (
+    FOREIGN_HEADERS,
+    close_session,
+    foreign_session,
+    open_ahead,
+    wide_session,
+    width,
+)
 from vfs._stats import Budget
 from vfs._workers import Slots, Workers
-from vfs.errors import (
-    AccessError,
-    ConnectError,
-    DeadlineError,
-    FileChangedError,
-    NotFoundError,
-    OptionError,
-    RangeError,
-    RedirectError,
-    ResponseError,
-    StatusError,
-    TransportError,
-)
+from vfs.errors import DeadlineError, OptionError, RedirectError, ResponseError
 
 log = logging.getLogger(__name__)
 
-RETRIED_STATUS = {408, 425, 429, 500, 502, 503, 504}
-REFUSING_STATUS = {429, 503}
 REDIRECT_STATUS = {301, 302, 303, 307, 308}
 EXPIRED_STATUS = {401, 403, 404, 410}
 MOST_REDIRECTS = 10
 SHORTEST_BACKOFF = 0.1
 LONGEST_BACKOFF = 10.0
-FOREIGN_HEADERS = {"user-agent", "accept", "accept-encoding", "connection"}
-CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
-
-
-class _MayPassError(Exception):
-    """A failure worth another attempt, with the error to raise when none is left."""
-
-    def __init__(
-        self, error: TransportError, wait: float | None = None, *, refused: bool = False
-    ) -> None:
-        super().__init__(str(error))
-        self.error = error
-        self.wait = wait
-        self.refused = refused
 
 
 class Transport:
@@ -97,9 +71,11 @@ class Transport:
         self._target = url
         self._ahead: tuple[str, str | None, int | None] | None = None
         self._session = wide_session(options.session, options.connections)
+        self._foreign = foreign_session(self._session)
         self._slots = Slots(width(self._session, url, options.connections))
         self._workers = Workers(options.connections)
-        self._closing = threading.Event()
+        # Threads that wait for work would outlive a file that is forgotten without `close`.
+        weakref.finalize(self, self._workers.close).atexit = False
 
     @property
     def connections(self) -> int:
@@ -107,12 +83,12 @@ class Transport:
         return self._slots.width
 
     def open_ahead(self) -> None:
-        """Open the pool's other connections in the background, once for each host."""
-        if self._ahead == _origin(self._target):
+        """Open the pool's connections in the background, once for each host."""
+        if self.connections == 1 or self._ahead == _origin(self._target):
             return
         self._ahead = _origin(self._target)
         timeout = self._options.timeout
-        open_ahead(self._session, self._target, self.connections - 1, timeout, self._workers.start)
+        open_ahead(self._session, self._target, self.connections, timeout, self._workers.start)
 
     def fetch(
         self, ranges: Sequence[Range], version: Identity | None
@@ -144,9 +120,10 @@ class Transport:
         self._budget.stats.add(waves=1)
         began = time.monotonic()
         deadline = began + self._options.deadline
+        over = threading.Event()
         try:
             answers = self._workers.map(
-                lambda item: self._fetch_one(item, version, deadline),
+                lambda item: self._fetch_one(item, version, deadline, over),
                 ranges,
                 timeout=self._options.deadline,
             )
@@ -154,35 +131,37 @@ class Transport:
             if isinstance(timeout, DeadlineError):
                 raise
             raise self._too_late() from None
+        finally:
+            over.set()
         rounds = -(-len(ranges) // self.connections)
         length = sum(len(body) for body, _ in answers)
         self.pace.received(length, time.monotonic() - began, rounds)
         return [body for body, _ in answers], answers[0][1]
 
     def after_fork(self) -> None:
-        """Drop the sockets that are the parent process's, where the session is the caller's."""
-        if self._session is self._options.session:
-            self._session.close()
+        """Drop the sockets that are the parent process's; it keeps its own ends of them."""
+        self._session.close()
 
     def close(self) -> None:
-        """Close the pool, if it is this transport's own."""
-        self._closing.set()
+        """Let threads end, and close connections where they are this transport's own."""
         self._workers.close()
-        if self._session is not self._options.session:
-            self._session.close()
+        close_session(self._session, self._options.session)
 
     def _fetch_one(
-        self, wanted: Range, version: Identity | None, deadline: float
+        self, wanted: Range, version: Identity | None, deadline: float, over: threading.Event
     ) -> tuple[bytes, Identity]:
         attempt = 0
         while True:
             try:
-                with self._slots:
+                with self._slots as entered:
+                    if over.is_set():
+                        raise self._too_late()
                     return self._attempt(wanted, version, deadline)
-            except _MayPassError as failure:
+            except MayPassError as failure:
                 # One reset may be a connection that had grown old; a second is a refusal.
                 if failure.refused or attempt:
-                    self._slots.shrink()
+                    self._slots.shrink(entered)
+                self._target = self.url  # where a redirect led may be what failed
                 attempt += 1
                 if attempt > self._options.retries:
                     raise failure.error from failure.__cause__
@@ -192,7 +171,8 @@ class Transport:
                     raise self._too_late() from failure.error
                 self._budget.stats.add(retries=1)
                 log.warning("%s; attempt %d follows in %.1f s", failure.error, attempt + 1, pause)
-                self._closing.wait(pause)
+                if over.wait(pause):  # nobody waits for the answer any more
+                    raise failure.error from failure.__cause__
 
     def _too_late(self) -> DeadlineError:
         return DeadlineError(
@@ -206,43 +186,15 @@ class Transport:
         headers = {"Range": f"bytes={wanted[0]}-{wanted[1] - 1}", "Accept-Encoding": "identity"}
         if version is not None:
             headers |= version.conditions()
-        with self._failures():
+        with told(self.name):
             response = self._follow(headers, deadline)
             try:
-                found, length = self._believe(response, wanted, version)
+                found, length = believe(self.name, response, wanted, version)
                 body = self._read(response, length, deadline)
             except BaseException:
                 response.close()
                 raise
         return body, found
-
-    @contextlib.contextmanager
-    def _failures(self) -> Iterator[None]:
-        """Turn what `requests` and `urllib3` raise into our errors."""
-        try:
-            yield
-        except requests.exceptions.SSLError as failure:
-            raise ConnectError(
-                f"{self.name}: the secure connection failed ({failure}); a private certificate "
-                "authority can be set as `verify` of a requests.Session given as option session"
-            ) from failure
-        except (
-            requests.exceptions.ConnectionError,
-            requests.exceptions.Timeout,
-            requests.exceptions.ChunkedEncodingError,
-            PoolError,
-            ConnectionError,
-        ) as failure:
-            error = ConnectError(
-                f"{self.name}: no answer ({_reason(failure)}); check the address, the network "
-                "and that the server runs"
-            )
-            if _unknown_host(failure):
-                raise error from failure
-            refused = any(isinstance(cause, NewConnectionError) for cause in _causes(failure))
-            raise _MayPassError(error, refused=refused) from failure
-        except requests.exceptions.RequestException as failure:
-            raise ConnectError(f"{self.name}: the request cannot be sent ({failure})") from failure
 
     def _follow(self, headers: dict[str, str], deadline: float) -> Any:
         """Send, follow redirects, and go back to the original URL once if a target expired."""
@@ -263,117 +215,57 @@ class Transport:
         raise RedirectError(f"{self.name}: more than {MOST_REDIRECTS} redirects; is it a loop?")
 
     def _redirected(self, url: str, location: str) -> str:
-        target = urljoin(url, location)
-        scheme = urlsplit(target).scheme
-        if scheme not in ("http", "https") or (url.startswith("https:") and scheme != "https"):
+        before = urlsplit(url).scheme
+        try:
+            target = urljoin(url, location)
+            scheme, _, _ = _origin(target)
+        except ValueError as failure:
             raise RedirectError(
-                f"{self.name}: redirects to {shown(target)}, which leaves {urlsplit(url).scheme} "
+                f"{self.name}: redirects to {location!r}, which is no URL ({failure})"
+            ) from failure
+        if scheme not in ("http", "https") or (before == "https" and scheme != "https"):
+            raise RedirectError(
+                f"{self.name}: redirects to {shown(target)}, which leaves {before} "
                 f"for {scheme}; open the final address itself if you trust it"
             )
         return target
 
     def _send(self, url: str, headers: dict[str, str], deadline: float) -> Any:
-        self._budget.check(self.name, 1, 0)
-        self._budget.stats.add(requests=1)
         timeout = min(self._options.timeout, deadline - time.monotonic())
         if timeout <= 0:
             raise self._too_late()
-        own: dict[str, Any] = {}
+        self._budget.spend_request(self.name)
+        session, own = self._session, dict[str, Any]()
         if _origin(url) == _origin(self.url):
             own["headers"] = dict(self._options.headers or {}) | headers
         else:
             # Nothing that may be a secret goes to another host.
+            session = self._foreign
             secret = [
                 name
-                for name in getattr(self._session, "headers", {})
+                for name in getattr(session, "headers", {})
                 if name.lower() not in FOREIGN_HEADERS
             ]
             own["headers"] = dict.fromkeys(secret) | headers
             own["auth"] = _no_auth
+        if getattr(session, "verify", True) is not True:
+            own["verify"] = session.verify  # which REQUESTS_CA_BUNDLE would override
         began = time.monotonic()
-        response = self._session.get(
-            url, stream=True, allow_redirects=False, timeout=timeout, **own
-        )
+        response = session.get(url, stream=True, allow_redirects=False, timeout=timeout, **own)
         self.pace.answered(time.monotonic() - began)
         return response
 
-    def _believe(
-        self, response: Any, wanted: Range, version: Identity | None
-    ) -> tuple[Identity, int]:
-        """Check an answer's status and headers: its version, and the length of its body."""
-        headers = response.headers
-        if response.status_code != 206:
-            return self._no_range(response, wanted, version)
-        match = CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))
-        start, last, size = map(int, match.groups()) if match else (-1, -1, -1)
-        length = last + 1 - start
-        found = Identity.from_headers(size, headers)
-        if match is not None and version is not None and not version.same_version(found):
-            self._changed(version, str(found))
-        asked = f"bytes {wanted[0]}-{wanted[1] - 1}"
-        if match is None or (start, last) != (wanted[0], min(wanted[1], size) - 1):
-            came = headers.get("Content-Range") or headers.get("Content-Type")
-            raise ResponseError(f"{self.name}: asked for {asked}, got {came!r}")
-        if headers.get("Content-Encoding", "identity").lower() != "identity":
-            raise ResponseError(
-                f"{self.name}: the range came compressed ({headers['Content-Encoding']}), though "
-                "identity was asked for; turn off compression of this file on the server"
-            )
-        if headers.get("Content-Length", str(length)) != str(length):
-            raise ResponseError(
-                f"{self.name}: Content-Length {headers['Content-Length']} does not fit "
-                f"{headers['Content-Range']!r}"
-            )
-        return found, length
-
-    def _no_range(
-        self, response: Any, wanted: Range, version: Identity | None
-    ) -> tuple[Identity, int]:
-        status, headers = response.status_code, response.headers
-        where = self.name
-        if status == 200:
-            raise RangeError(
-                f"{where}: the server ignores Range requests: it answered 200 with the whole file "
-                f"({headers.get('Content-Length', 'an unknown number of')} bytes), which was "
-                "refused. Serve the file from one that answers ranges (nginx, Apache, S3, most "
-                "CDNs, `streamfile serve`), or download it and open the local path"
-            )
-        if status == 416 and version is None and headers.get("Content-Range") == "bytes */0":
-            return Identity.from_headers(0, headers), 0
-        if status == 412 and version is not None:
-            self._changed(version, f"412 and {headers.get('ETag', 'no ETag')}")
-        if status == 416 and version is not None:
-            self._changed(version, f"416 and Content-Range {headers.get('Content-Range')!r}")
-        if status in (404, 410):
-            raise NotFoundError(f"{where}: not found ({status}); check the address", status)
-        if status in (401, 403, 407):
-            raise AccessError(
-                f"{where}: access refused ({status}); give credentials by the option headers or "
-                "session, or a fresh signed URL",
-                status,
-            )
-        error = StatusError(
-            f"{where}: asked for bytes {wanted[0]}-{wanted[1] - 1}, got status {status}", status
-        )
-        if status in RETRIED_STATUS:
-            wait = _retry_after(headers.get("Retry-After"))
-            raise _MayPassError(error, wait, refused=status in REFUSING_STATUS)
-        raise error
-
-    def _changed(self, version: Identity, came: str) -> NoReturn:
-        raise FileChangedError(
-            f"{self.name}: the file changed while it was open: expected version ({version}), "
-            f"the server now has ({came}). Open it again to read the new version"
-        )
-
     def _read(self, response: Any, length: int, deadline: float) -> bytes:
         """Read the body, never more than one piece beyond its declared length."""
-        pieces: list[bytes] = []
+        if not length:
+            response.close()  # the words of an error, or nothing
+            return b""
+        parts: list[bytes] = []
         received = 0
         try:
-            for piece in response.iter_content(1 << 20):
-                pieces.append(piece)
-                received += len(piece)
+            for part in pieces(response):
+                parts.append(part)
+                received += len(part)
                 if received > length:
                     break
                 if time.monotonic() > deadline:
@@ -381,12 +273,12 @@ class Transport:
         finally:
             self._budget.stats.add(bytes=received)
         if received == length:
-            return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            return parts[0] if len(parts) == 1 else b"".join(parts)
         error = ResponseError(
             f"{self.name}: a body of {length:,} bytes was declared and "
             f"{'more' if received > length else f'only {received:,}'} came"
         )
-        raise _MayPassError(error)
+        raise MayPassError(error)
 
 
 def _no_auth(request: Any) -> Any:
@@ -396,47 +288,3 @@ def _no_auth(request: Any) -> Any:
 def _origin(url: str) -> tuple[str, str | None, int | None]:
     parts = urlsplit(url)
     return parts.scheme, parts.hostname, parts.port
-
-
-def _causes(failure: BaseException) -> Iterator[BaseException]:
-    """Walk an exception, what it wraps and what caused it."""
-    pending: list[BaseException | None] = [failure]
-    seen: set[int] = set()
-    while pending:
-        current = pending.pop()
-        if current is None or id(current) in seen:
-            continue
-        seen.add(id(current))
-        yield current
-        pending += [current.__cause__, current.__context__, getattr(current, "reason", None)]
-        pending += [inner for inner in current.args if isinstance(inner, BaseException)]
-
-
-def _unknown_host(failure: BaseException) -> bool:
-    return any(
-        isinstance(cause, socket.gaierror) and cause.errno == socket.EAI_NONAME
-        for cause in _causes(failure)
-    )
-
-
-def _reason(failure: BaseException) -> str:
-    """Find the plainest words in a chain of wrapped exceptions."""
-    for cause in _causes(failure):
-        if isinstance(cause, socket.gaierror):
-            return f"the host name does not resolve: {cause.strerror}"
-    for cause in _causes(failure):
-        if isinstance(cause, OSError) and cause.strerror:
-            return cause.strerror
-    return str(failure) or type(failure).__name__
-
-
-def _retry_after(value: str | None) -> float | None:
-    """Read Retry-After (RFC 9110, section 10.2.3): seconds or a date."""
-    if value is None:
-        return None
-    if value.isdigit():
-        return float(value)
-    try:
-        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
-    except ValueError:
-        return None

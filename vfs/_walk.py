@@ -6,7 +6,7 @@ result. It knows neither HTTP nor caches.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 from vfs._pages import Layout, Pages
@@ -26,7 +26,7 @@ class Tree(Protocol):
         """Remember a page if it is an interior one, and say so."""
 
 
-def run(pages: Pages, walk: Walk[T], *, trees: Sequence[Tree] = (), keep: bool = False) -> T:
+def run(pages: Pages, walk: Walk[T], *, trees: Sequence[Tree] = (), opening: bool = False) -> T:
     """Drive a walk to its end.
 
     Parameters
@@ -37,8 +37,8 @@ def run(pages: Pages, walk: Walk[T], *, trees: Sequence[Tree] = (), keep: bool =
         The walk.
     trees
         Trees whose missing interior pages may ride on connections that a wave leaves over.
-    keep
-        Whether the pages are to stay in the cache longer than others.
+    opening
+        Whether the walk only serves to open the database, see `RemotePages.read`.
 
     Returns
     -------
@@ -52,7 +52,7 @@ def run(pages: Pages, walk: Walk[T], *, trees: Sequence[Tree] = (), keep: bool =
             got = {}
             if wanted:
                 numbers = [number for _, number in spare]
-                got = pages.read(wanted, spare=numbers, keep=keep)
+                got = pages.read(wanted, spare=numbers, opening=opening)
             for tree, number in spare:
                 if number in got and number not in wanted:
                     tree.learn(number, got[number])
@@ -91,7 +91,12 @@ def together(walks: Sequence[Walk[Any]]) -> Walk[list[Any]]:
 
 
 def read_chains(
-    name: str, layout: Layout, chains: Sequence[tuple[int, int]], *, most: int
+    name: str,
+    layout: Layout,
+    chains: Sequence[tuple[int, int]],
+    *,
+    most: int,
+    visit: Callable[[Collection[int]], None],
 ) -> Walk[list[bytes]]:
     """Read overflow chains (file format, section 1.6).
 
@@ -106,6 +111,8 @@ def read_chains(
         (first page, bytes) of each.
     most
         Bytes above which a chain is refused.
+    visit
+        Told which pages are used; it raises where that is not possible.
 
     Returns
     -------
@@ -115,7 +122,7 @@ def read_chains(
     Raises
     ------
     DatabaseError
-        A chain that ends early, or is longer than `most`.
+        A chain that ends early, or is longer than `most` or than the file.
     """
     room = layout.usable - 4
     parts: list[list[bytes]] = [[] for _ in chains]
@@ -137,6 +144,7 @@ def read_chains(
             for number in guess:
                 if number != following[i]:
                     break
+                visit((number,))
                 used += 1
                 page = pages[number]
                 parts[i].append(page[4 : 4 + min(room, left[i])])

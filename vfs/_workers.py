@@ -4,45 +4,61 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+CALM = 60.0  # seconds
 T = TypeVar("T")
 R = TypeVar("R")
 
 
 class Slots:
-    """How many requests may be under way at once; a server that refuses lowers it.
+    """How many requests may be under way at once.
+
+    A server that refuses some halves the number; a minute without refusals doubles it again.
 
     Parameters
     ----------
     width
-        Slots at the start.
+        Slots at the start, and at most.
     """
 
     def __init__(self, width: int) -> None:
         self._condition = threading.Condition()
-        self.width = width
+        self.width = self._most = width
         self._used = 0
+        self._shrunk = 0
+        self._changed = 0.0
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> int:
+        """Wait for a slot; what this returns is for `shrink`."""
         with self._condition:
+            if self.width < self._most and time.monotonic() - self._changed > CALM:
+                self._set(2 * self.width)
             self._condition.wait_for(lambda: self._used < self.width)
             self._used += 1
+            return self._shrunk
 
     def __exit__(self, *_: object) -> None:
         with self._condition:
             self._used -= 1
             self._condition.notify()
 
-    def shrink(self) -> None:
-        """Halve the width, unless so few are in use that the width was not the reason.
+    def shrink(self, entered: int) -> None:
+        """Halve the width because a request was refused, unless no other was under way.
 
-        While more are in use than the width allows, an earlier call is still taking effect.
+        A burst of refusals counts once: those that entered before the last call do nothing.
         """
         with self._condition:
-            if self.width // 2 < self._used <= self.width:
-                self.width = max(1, self.width // 2)
+            if entered == self._shrunk and self._used:
+                self._set(self.width // 2)
+                self._shrunk += 1
+
+    def _set(self, width: int) -> None:
+        self.width = min(max(1, width), self._most)
+        self._changed = time.monotonic()
+        self._condition.notify_all()
 
 
 class Workers:
@@ -122,8 +138,9 @@ class Workers:
         return [results[position] for position in range(len(items))]
 
     def close(self) -> None:
-        """Let idle threads end."""
-        for _ in range(self._threads):
+        """Let idle threads end; others are started when there is work again."""
+        threads, self._threads = self._threads, 0
+        for _ in range(threads):
             self._tasks.put(None)
 
     def _run(self) -> None:

@@ -79,6 +79,9 @@ class StatusError(TransportError):
         super().__init__(message)
         self.status = status
 
+    def __reduce__(self) -> tuple[type[StatusError], tuple[str, int]]:
+        return type(self), (str(self), self.status)
+
 
 class NotFoundError(StatusError, FileNotFoundError):
     """The server has no such file (404, 410)."""

@@ -1,0 +1,432 @@
+"""The public class: arguments, shapes, padding, and the cache of vectors."""
+
+from __future__ import annotations
+
+import itertools
+import numbers
+import operator
+import os
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from streamfile._oov import hash_vector
+from streamfile._reader import LocalReader, Reader, RemoteReader
+from streamfile._recent import RecentVectors
+from streamfile.errors import ArgumentError, FormatError, PathError
+from vfs import Budget, Stats
+
+CACHE_BYTES = 64 << 20
+SCAN_ROWS = 2000
+
+Array = npt.NDArray[Any]
+Key = Any  # a string; a number has a vector too
+
+
+class Magnitude:
+    """Word vectors of a ``.magnitude`` file, local or on a web server.
+
+    Parameters
+    ----------
+    path : str or os.PathLike
+        A local file, or with ``stream=True`` an http or https URL.
+    stream : bool
+        Read the URL by ranges, without downloading it.
+    stream_options : mapping, optional
+        The options of `vfs.open`, e.g. ``{"cache_dir": "/tmp/cache", "max_bytes": 10**8}``.
+    lazy_loading : int
+        Vectors kept in memory: -1 all of them, loaded from the start; 0 as many of the last used
+        as 64 MiB hold; n > 0 the n last used.
+    blocking : bool
+        With ``lazy_loading=-1``: load before returning instead of in the background.
+    normalized : bool, optional
+        Whether vectors are of unit length. Default: yes, but for ELMo files.
+    use_numpy : bool
+        Whether answers are numpy arrays instead of lists.
+    case_insensitive : bool
+        Whether a key of other case will do where there is none of the same.
+    pad_to_length : int, optional
+        Keys that each list in a query is padded or truncated to. Default: the longest list.
+    pad_left, truncate_left : bool
+        Pad, truncate, at the left end.
+    placeholders : int
+        Zeros behind each vector, to be filled with features.
+    ngram_oov : bool, optional
+        Whether keys outside the file get the mean vector of their n-grams. Default: yes, but for
+        ELMo files.
+    dtype : numpy float type
+        Of all answers.
+
+    Raises
+    ------
+    PathError
+        There is no such file.
+    FormatError
+        It is no ``.magnitude`` file, or a newer one.
+    ArgumentError
+        An argument that cannot be.
+    vfs.VFSError
+        See `vfs.errors`: the network, the cache, or SQLite's own format.
+
+    Notes
+    -----
+    The format and the numbers are those of Patel et al., "Magnitude: A Fast, Efficient Universal
+    Vector Embedding Utility Package", EMNLP 2018. An object may be shared between threads, used
+    after a fork, and pickled (path and options travel).
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        stream: bool = False,
+        stream_options: Mapping[str, Any] | None = None,
+        lazy_loading: int = 0,
+        blocking: bool = False,
+        normalized: bool | None = None,
+        use_numpy: bool = True,
+        case_insensitive: bool = False,
+        pad_to_length: int | None = None,
+        pad_left: bool = False,
+        truncate_left: bool = False,
+        placeholders: int = 0,
+        ngram_oov: bool | None = None,
+        dtype: npt.DTypeLike = np.float32,
+    ) -> None:
+        self._arguments = {k: v for k, v in locals().items() if k not in ("self", "path")}
+        self.path = os.fspath(path)
+        self.use_numpy = use_numpy
+        self.case_insensitive = case_insensitive
+        self.pad_to_length = _length(pad_to_length)
+        self.pad_left = pad_left
+        self.truncate_left = truncate_left
+        self.placeholders = placeholders
+        self.dtype = _float_type(dtype)
+        if lazy_loading < -1 or placeholders < 0:
+            raise ArgumentError(
+                f"lazy_loading={lazy_loading}, placeholders={placeholders}: expected -1 or more, "
+                "and 0 or more"
+            )
+        self._normalized = normalized
+        self._ngram_oov = ngram_oov
+        self._reader = _open(self.path, stream, stream_options)
+        self._lazy_loading = lazy_loading
+        self._recent: dict[bool, RecentVectors] = {}  # by whether they are of unit length
+        self._lock = threading.Lock()
+        self._pid = os.getpid()
+        if lazy_loading == -1:
+            if blocking:
+                self._load_all()
+            else:
+                threading.Thread(target=self._load_all, daemon=True).start()
+
+    @property
+    def emb_dim(self) -> int:
+        """Dimensions of the vectors in the file."""
+        return self._reader.format.dim
+
+    @property
+    def dim(self) -> int:
+        """Dimensions of the answers: those of the file and the placeholders."""
+        return self.emb_dim + self.placeholders
+
+    @property
+    def normalized(self) -> bool:
+        """Whether vectors are of unit length unless a query says otherwise."""
+        return self._choice(self._normalized)
+
+    @property
+    def ngram_oov(self) -> bool:
+        """Whether keys outside the file get the mean vector of their n-grams."""
+        return self._choice(self._ngram_oov)
+
+    @property
+    def stats(self) -> Stats:
+        """Requests, bytes, waves, retries, cache hits; ``with v.stats.measure() as m`` for a block.
+
+        All zero for a local file.
+        """
+        return self._reader.stats
+
+    @property
+    def budget(self) -> Budget:
+        """The limits ``max_requests`` and ``max_bytes``, which may be set at any time."""
+        return self._reader.budget
+
+    def query(
+        self,
+        q: Key | Sequence[Key] | Sequence[Sequence[Key]],
+        *,
+        pad_to_length: int | None = None,
+        pad_left: bool | None = None,
+        truncate_left: bool | None = None,
+        normalized: bool | None = None,
+    ) -> Any:
+        """Give the vectors of a key, of a list of keys, or of a list of lists.
+
+        All keys of a query share their round trips. A key outside the file gets a vector made
+        from its spelling.
+
+        Parameters
+        ----------
+        q : key, sequence of keys, or sequence of sequences of keys
+            Strings; a number has a vector too.
+        pad_to_length, pad_left, truncate_left, normalized
+            As in the constructor, for this query alone.
+
+        Returns
+        -------
+        ndarray or list
+            Shape (dim,), (n, dim) or (lists, n, dim) with n the padded length, zeros where there
+            is no key.
+
+        Raises
+        ------
+        ArgumentError
+            Something that is no key.
+        vfs.VFSError
+            See `vfs.errors`.
+        """
+        q = _as_list(q)
+        if not isinstance(q, list):
+            return self._given(self._vectors([q], normalized)[0])
+        length = self.pad_to_length if pad_to_length is None else _length(pad_to_length)
+        left = self.pad_left if pad_left is None else pad_left
+        keep_last = self.truncate_left if truncate_left is None else truncate_left
+        nested = bool(q) and all(isinstance(_as_list(keys), list) for keys in q)
+        lists = [_as_list(keys) for keys in q] if nested else [q]
+        if length is None:
+            length = max(map(len, lists))
+        lists = [
+            keys[max(len(keys) - length, 0) :] if keep_last else keys[:length] for keys in lists
+        ]
+        vectors = self._vectors([key for keys in lists for key in keys], normalized)
+        if not nested and len(vectors) == length:
+            return self._given(vectors)
+        answer = np.zeros((len(lists), length, vectors.shape[1]), self.dtype)
+        at = 0
+        for row, keys in zip(answer, lists, strict=True):
+            begin = length - len(keys) if left else 0
+            row[begin : begin + len(keys)] = vectors[at : at + len(keys)]
+            at += len(keys)
+        return self._given(answer if nested else answer[0])
+
+    def index(self, q: int | Sequence[int], return_vector: bool = True) -> Any:
+        """Give keys by their place in the file, which is usually by falling frequency.
+
+        Parameters
+        ----------
+        q : int or sequence of int
+            From 0; negative ones count from the end.
+        return_vector
+            Whether to give the vectors too.
+
+        Returns
+        -------
+        str, (str, vector), or a list of those
+            One for an int, a list for a sequence.
+
+        Raises
+        ------
+        IndexError
+            A place that the file does not have.
+        """
+        indices = _as_list(q)
+        single = not isinstance(indices, list)
+        places = [self._place(number) for number in ([indices] if single else indices)]
+        answer: list[Any] = list(self._rows(places))
+        if not return_vector:
+            answer = [key for key, _ in answer]
+        return answer[0] if single else answer
+
+    def close(self) -> None:
+        """Close the file."""
+        self._reader.close()
+
+    def __getitem__(self, q: int | slice | Sequence[int]) -> Any:
+        """Give (key, vector) of a place, or a list of them for a slice or several places."""
+        if isinstance(q, slice):
+            return self.index(list(range(*q.indices(len(self)))))
+        return self.index(q)
+
+    def __contains__(self, key: object) -> bool:
+        """Tell whether the file has the key."""
+        return isinstance(key, str) and key in self._find([key])
+
+    def __iter__(self) -> Iterator[tuple[str, Any]]:
+        """Go through all (key, vector) in the order of the file."""
+        size = len(self)
+        for begin in range(0, size, SCAN_ROWS):
+            yield from self._rows(range(begin, min(begin + SCAN_ROWS, size)))
+
+    def __len__(self) -> int:
+        """Give the number of vectors in the file."""
+        return self._reader.format.size
+
+    def __enter__(self) -> Magnitude:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(Magnitude, self.path, **self._arguments), ()
+
+    def __repr__(self) -> str:
+        return f"<Magnitude {self._reader.name}>"
+
+    def _vectors(self, keys: Sequence[Key], normalized: bool | None) -> Array:
+        """Give one vector a key, of the answers' type: shape (n, dim)."""
+        self._after_fork()
+        names = [key if type(key) is str else _name(key) for key in keys]
+        normalized = self._normalized if normalized is None else normalized
+        with self._lock:
+            known, recent = self._recent_vectors(self._choice(normalized)).take(names)
+        absent = dict.fromkeys(names)
+        for name in known:
+            del absent[name]
+        rowids = self._find([name for name in absent if isinstance(name, str)])
+        rows = self._reader.rows(list(rowids.values()))
+        unit = self._choice(normalized)  # a first answer may have found another file
+        vectors = rows.vectors(self._reader.format.precision, normalized=unit)
+        position = {rowid: at for at, rowid in enumerate(rows.rowids.tolist())}
+        place = {name: position[rowid] for name, rowid in rowids.items() if rowid in position}
+        hashed = [name for name in absent if name not in place]
+        pieces = [vectors, *(self._hashed(name, unit)[None] for name in hashed)]
+        if known:
+            pieces.append(recent)
+        place |= zip([*hashed, *known], itertools.count(len(vectors)), strict=False)
+        matrix = np.concatenate(pieces, dtype=self.dtype, casting="same_kind")
+        with self._lock:
+            fresh = matrix[[place[name] for name in absent]]
+            self._recent_vectors(unit).keep(list(absent), fresh)
+        answer = fresh if len(absent) == len(names) else matrix[[place[name] for name in names]]
+        if self.placeholders:
+            answer = np.pad(answer, ((0, 0), (0, self.placeholders)))
+        return answer
+
+    def _find(self, keys: Sequence[str]) -> dict[str, int]:
+        self._after_fork()
+        if not keys:
+            return {}
+        return self._reader.find(keys, case_insensitive=self.case_insensitive)
+
+    def _hashed(self, name: Any, unit: bool) -> Array:
+        ngram_oov = self._choice(self._ngram_oov)
+        return hash_vector(
+            name if isinstance(name, str) else name[1],
+            self.emb_dim,
+            normalized=unit,
+            ngram_oov=ngram_oov,
+            case_insensitive=self.case_insensitive,
+            dtype=self.dtype,
+        ).astype(self.dtype)
+
+    def _rows(self, numbers: Sequence[int]) -> Iterator[tuple[str, Any]]:
+        """Give (key, vector) of places in the file, in the order asked for."""
+        self._after_fork()
+        rows = self._reader.rows(np.asarray(numbers, np.int64) + 1)
+        unit = self._choice(self._normalized)
+        vectors = rows.vectors(self._reader.format.precision, normalized=unit)
+        answer = np.zeros((len(vectors), self.dim), self.dtype)
+        answer[:, : self.emb_dim] = vectors
+        keys = rows.keys()
+        position = {rowid - 1: at for at, rowid in enumerate(rows.rowids.tolist())}
+        for number in numbers:
+            if number not in position:
+                raise FormatError(f"{self.path}: malformed: row {number + 1} is missing")
+            at = position[number]
+            yield keys[at], self._given(answer[at].copy())
+
+    def _place(self, number: Any) -> int:
+        """Check a row number, and make a negative one positive."""
+        place, size = operator.index(number), len(self)
+        if not -size <= place < size:
+            raise IndexError(f"index {place} is out of range: the file has {size} vectors")
+        return place % size
+
+    def _choice(self, chosen: bool | None) -> bool:
+        """Give an option's value: as chosen, else what suits the kind of file."""
+        return not self._reader.assumed.elmo if chosen is None else chosen
+
+    def _given(self, answer: Array) -> Any:
+        return answer if self.use_numpy else answer.tolist()
+
+    def _load_all(self) -> None:
+        unit = self.normalized
+        for begin in range(0, len(self), SCAN_ROWS):
+            rows = self._reader.rows(np.arange(begin, min(begin + SCAN_ROWS, len(self))) + 1)
+            vectors = rows.vectors(self._reader.format.precision, normalized=unit)
+            with self._lock:
+                recent = self._recent_vectors(unit)
+                first: dict[str, int] = {}  # of equal keys the first one counts
+                for at, key in enumerate(rows.keys()):
+                    if key not in recent:
+                        first.setdefault(key, at)
+                recent.keep(list(first), vectors[list(first.values())])
+
+    def _recent_vectors(self, unit: bool) -> RecentVectors:
+        known = self._reader.assumed
+        if unit not in self._recent or self._recent[unit].dim != known.dim:
+            usual = max(1, CACHE_BYTES // (self.dtype.itemsize * known.dim))
+            capacity = self._lazy_loading or usual
+            if capacity < 0 or capacity > usual + known.size:
+                capacity = usual + known.size
+            self._recent[unit] = RecentVectors(capacity, known.dim, self.dtype)
+        return self._recent[unit]
+
+    def _after_fork(self) -> None:
+        if self._pid != os.getpid():
+            self._pid = os.getpid()
+            self._lock = threading.Lock()
+            self._reader.after_fork()
+
+
+def _open(path: str, stream: bool, stream_options: Mapping[str, Any] | None) -> Reader:
+    remote = path.startswith(("http://", "https://"))
+    options = dict(stream_options or {})
+    if stream:
+        return RemoteReader(path, **options)
+    if options:
+        raise ArgumentError("stream_options are given without stream=True")
+    if remote:
+        raise PathError(f"{path} is a URL: pass stream=True to read it from where it is")
+    if not Path(path).is_file():
+        raise PathError(
+            f"{path}: no such file; for a file on a web server pass its URL and stream=True"
+        )
+    return LocalReader(path)
+
+
+def _as_list(q: Any) -> Any:
+    """Turn the sequences that hold keys into lists, and leave keys as they are."""
+    if isinstance(q, np.ndarray):
+        return q.tolist()
+    return list(q) if isinstance(q, (list, tuple, range)) else q
+
+
+def _name(key: Key) -> Any:
+    """Give what a key's vector is cached under: 1, 1.0 and True have different vectors."""
+    if isinstance(key, str):
+        return key
+    if isinstance(key, (numbers.Real, np.bool_)):
+        return type(key), key
+    raise ArgumentError(f"{key!r} is no key: expected a string or a number, or a list of them")
+
+
+def _length(pad_to_length: int | None) -> int | None:
+    if pad_to_length is not None and pad_to_length < 0:
+        raise ArgumentError(f"pad_to_length={pad_to_length}: expected 0 or more")
+    return pad_to_length
+
+
+def _float_type(dtype: npt.DTypeLike) -> np.dtype[Any]:
+    kind = np.dtype(dtype)
+    if kind.kind != "f":
+        raise ArgumentError(f"dtype={dtype!r}: expected a float type such as numpy.float32")
+    return kind

@@ -1,0 +1,96 @@
+"""Vectors for what is not in the file: hashes of a key's n-grams."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import xxhash
+
+from streamfile.errors import ArgumentError
+
+BOW = EOW = "\uf000"
+SHORTEST_NGRAM, LONGEST_NGRAM = 1, 6
+RUN_OF_THREE = re.compile(r"([^<])\1{2,}", re.DOTALL)
+RANDOM_SHARE = 0.3
+
+Vector = npt.NDArray[np.float64]
+
+
+def random_vector(text: str, dim: int) -> Vector:
+    """Hash a text to a vector of components uniform in [-1, 1).
+
+    Parameters
+    ----------
+    text
+        Hashed by xxHash32 of its UTF-8 form to the seed of a Mersenne Twister.
+    dim
+        Components.
+    """
+    seed = xxhash.xxh32_intdigest(text.encode("utf-8", "surrogatepass"))
+    return np.random.RandomState(seed).uniform(-1, 1, dim)
+
+
+def ngrams(text: str, shortest: int, longest: int) -> list[str]:
+    """List the windows of each length, short ones first, repeats kept."""
+    return [
+        text[start : start + length]
+        for length in range(shortest, longest + 1)
+        for start in range(len(text) - length + 1)
+    ]
+
+
+def hash_vector(
+    key: Any,
+    dim: int,
+    *,
+    normalized: bool,
+    ngram_oov: bool,
+    case_insensitive: bool,
+    dtype: npt.DTypeLike,
+) -> Vector:
+    """Make the vector of a key that is in no file and has no similar keys.
+
+    Parameters
+    ----------
+    key
+        A string, or a number, which becomes the last component of its type's vector.
+    dim
+        Components.
+    normalized
+        Whether the vector is of unit length, or of length 0.3.
+    ngram_oov
+        Whether to average over the key's n-grams, so that similar keys have similar vectors.
+    case_insensitive
+        Whether to lower-case the key first.
+    dtype
+        A float type, which scales numbers.
+
+    Returns
+    -------
+    ndarray
+        float64, shape (dim,).
+
+    Raises
+    ------
+    ArgumentError
+        A whole number beyond the range of floats.
+    """
+    if not isinstance(key, str):
+        vector = random_vector(type(key).__name__, dim)
+        try:
+            vector[-1] = np.dtype(dtype).type(key) / np.finfo(dtype).max
+        except OverflowError as failure:
+            raise ArgumentError(f"a number is too large for a key: {failure}") from None
+        return vector
+    text = BOW + (key.lower() if case_insensitive else key) + EOW
+    text = RUN_OF_THREE.sub(r"\1\1", text)
+    if ngram_oov:
+        pieces = ngrams(text, SHORTEST_NGRAM, LONGEST_NGRAM)
+        vector = np.mean([random_vector(piece, dim) for piece in pieces], axis=0)
+    else:
+        vector = random_vector(text, dim)
+    vector *= RANDOM_SHARE / np.linalg.norm(vector)
+    return vector / np.linalg.norm(vector) if normalized else vector

@@ -1,0 +1,31 @@
+"""What a Magnitude object can refuse.
+
+::
+
+    StreamfileError
+    ├── FormatError     a SQLite file that is no .magnitude file, a newer version, a broken row
+    ├── PathError       no such local file, or a URL where a local path was meant
+    └── ArgumentError   an argument that cannot be
+
+Errors of the network, of the cache and of SQLite's own format are those of `vfs.errors`.
+"""
+
+from __future__ import annotations
+
+__all__ = ["ArgumentError", "FormatError", "PathError", "StreamfileError"]
+
+
+class StreamfileError(Exception):
+    """Base of every error raised by this package."""
+
+
+class FormatError(StreamfileError):
+    """The file is no ``.magnitude`` file that this version can read."""
+
+
+class PathError(StreamfileError, FileNotFoundError):
+    """There is no such local file."""
+
+
+class ArgumentError(StreamfileError, ValueError):
+    """An argument has a value that it cannot have."""

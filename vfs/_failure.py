@@ -1,0 +1,111 @@
+"""What `requests` and `urllib3` raise, told in words of ours."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Iterator
+
+import requests
+from urllib3.exceptions import HTTPError as PoolError
+from urllib3.exceptions import NewConnectionError
+
+from vfs.errors import ConnectError, TransportError
+
+NO_SUCH_HOST = {socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)}
+
+
+class MayPassError(Exception):
+    """A failure worth another attempt.
+
+    Parameters
+    ----------
+    error
+        To be raised when no attempt is left.
+    wait
+        Seconds that the server asks to wait, None where it does not say.
+    refused
+        Whether fewer connections may help.
+    """
+
+    def __init__(
+        self, error: TransportError, wait: float | None = None, *, refused: bool = False
+    ) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.wait = wait
+        self.refused = refused
+
+
+@contextlib.contextmanager
+def told(name: str) -> Iterator[None]:
+    """Turn what `requests` and `urllib3` raise into our errors.
+
+    Parameters
+    ----------
+    name
+        The file's, for messages.
+
+    Raises
+    ------
+    MayPassError
+        Another attempt may help.
+    ConnectError
+        None will.
+    """
+    try:
+        yield
+    except requests.exceptions.SSLError as failure:
+        raise ConnectError(
+            f"{name}: the secure connection failed ({failure}); a private certificate "
+            "authority can be set as `verify` of a requests.Session given as option session"
+        ) from failure
+    except (
+        requests.exceptions.ConnectionError,
+        requests.exceptions.Timeout,
+        requests.exceptions.ChunkedEncodingError,
+        PoolError,
+        ConnectionError,
+    ) as failure:
+        error = ConnectError(
+            f"{name}: no answer ({_reason(failure)}); check the address, the network "
+            "and that the server runs"
+        )
+        if _unknown_host(failure):
+            raise error from failure
+        refused = any(isinstance(cause, NewConnectionError) for cause in _causes(failure))
+        raise MayPassError(error, refused=refused) from failure
+    except requests.exceptions.RequestException as failure:
+        raise ConnectError(f"{name}: the request cannot be sent ({failure})") from failure
+
+
+def _causes(failure: BaseException) -> Iterator[BaseException]:
+    """Walk an exception, what it wraps and what caused it."""
+    pending: list[BaseException | None] = [failure]
+    seen: set[int] = set()
+    while pending:
+        current = pending.pop()
+        if current is None or id(current) in seen:
+            continue
+        seen.add(id(current))
+        yield current
+        pending += [current.__cause__, current.__context__, getattr(current, "reason", None)]
+        pending += [inner for inner in current.args if isinstance(inner, BaseException)]
+
+
+def _unknown_host(failure: BaseException) -> bool:
+    return any(
+        isinstance(cause, socket.gaierror) and cause.errno in NO_SUCH_HOST
+        for cause in _causes(failure)
+    )
+
+
+def _reason(failure: BaseException) -> str:
+    """Find the plainest words in a chain of wrapped exceptions."""
+    for cause in _causes(failure):
+        if isinstance(cause, socket.gaierror):
+            return f"the host name does not resolve: {cause.strerror}"
+    for cause in _causes(failure):
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+    return str(failure) or type(failure).__name__

@@ -1,0 +1,230 @@
+"""Many row ids down a table b-tree, level by level (file format, section 1.6)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from vfs._record import Bytes, Ints, Value, concatenate, read_varints
+from vfs._tree import INTERIOR_HEADER, LEAF_HEADER, LEAST_CELL, BTree, Visited
+from vfs._walk import Walk
+
+
+@dataclass(frozen=True)
+class TableNode:
+    """An interior page of a table: child i holds the row ids up to keys[i], the last one the rest.
+
+    Attributes
+    ----------
+    keys
+        int64, shape (n,).
+    children
+        Page numbers, int64, shape (n + 1,).
+    """
+
+    keys: Ints
+    children: Ints
+
+
+@dataclass
+class Rows:
+    """Records of a table, for vectorised decoding.
+
+    Attributes
+    ----------
+    rowids
+        The row ids that exist, rising, int64, shape (n,).
+    data
+        uint8 array that holds the records, with at least nine bytes behind each.
+    starts, sizes
+        Where each record begins and how long it is, int64, shape (n,).
+    """
+
+    rowids: Ints
+    data: Bytes
+    starts: Ints
+    sizes: Ints
+
+
+class Table(BTree[TableNode]):
+    """A table b-tree: row ids lead to records."""
+
+    interior_type = 5
+    leaf_type = 13
+
+    @property
+    def most_local(self) -> int:
+        """Bytes above which a record overflows."""
+        return self.layout.usable - 35
+
+    def find(self, rowids: npt.ArrayLike) -> Walk[Rows]:
+        """Look rows up.
+
+        Parameters
+        ----------
+        rowids
+            In any order; repeats are looked up once.
+
+        Returns
+        -------
+        Rows
+            Those that exist.
+        """
+        ids = np.unique(np.asarray(rowids, np.int64))
+        pages = np.full(len(ids), self.root)  # the page that each of them leads to
+        found: list[bytes] = []
+        shares: list[int] = []
+        sought = [ids[:0]]
+        visited, height = Visited(self.name), 0
+        while len(ids):
+            cuts = np.flatnonzero(np.diff(pages)) + 1
+            begins = [0, *cuts.tolist()]
+            numbers = pages[begins].tolist()
+            if len(set(numbers)) < len(numbers):
+                raise self.malformed(self.root, "a page twice below it")
+            visited.add(numbers)
+            leaves = yield from self._node_walk(dict.fromkeys(numbers), height)
+            inner = [number not in leaves for number in numbers]
+            sizes = np.diff([*begins, len(ids)])
+            found += leaves.values()
+            shares += sizes[~np.array(inner)].tolist()
+            for number, begin, size in zip(numbers, begins, sizes.tolist(), strict=True):
+                if number not in leaves:
+                    node = self.interior[number]
+                    part = slice(begin, begin + size)
+                    pages[part] = node.children[np.searchsorted(node.keys, ids[part])]
+            above = np.repeat(inner, sizes)
+            sought.append(ids[~above])
+            ids, pages, height = ids[above], pages[above], height + 1
+        data, starts = concatenate(found)
+        base = np.repeat(starts, shares)
+        sought_ids = np.concatenate(sought)
+        cells = self._search(data, base, sought_ids)
+        exists = cells >= 0
+        rows = yield from self._records(data, base[exists], cells[exists], visited)
+        order = np.argsort(sought_ids[exists])
+        return Rows(sought_ids[exists][order], rows.data, rows.starts[order], rows.sizes[order])
+
+    def scan(self, *, most_pages: int) -> Walk[list[tuple[int, list[Value]]]]:
+        """Read a whole small table.
+
+        Parameters
+        ----------
+        most_pages
+            Leaf and interior pages above which the table is refused.
+
+        Returns
+        -------
+        list of (row id, values)
+            In the order of row ids.
+        """
+        found: list[tuple[bytes, Ints]] = []
+        level = [self.root]
+        visited, height, count = Visited(self.name), 0, 0
+        while level:
+            count += len(level)
+            if count > most_pages:
+                raise self.malformed(self.root, f"more than {most_pages} pages below it")
+            visited.add(level)
+            leaves = yield from self._node_walk(dict.fromkeys(level), height)
+            for number, page in leaves.items():
+                found.append((page, self._cell_offsets(number, page, LEAF_HEADER)))
+            parents = [number for number in level if number not in leaves]
+            level = [int(child) for number in parents for child in self.interior[number].children]
+            if len(set(level)) < len(level):
+                raise self.malformed(self.root, "a page twice below it")
+            height += 1
+        data, starts = concatenate([page for page, _ in found])
+        base = np.repeat(starts, [len(cells) for _, cells in found])
+        cells = base + np.concatenate([cells for _, cells in found])
+        rows = yield from self._records(data, base, cells, visited)
+        if np.any(rows.rowids[1:] <= rows.rowids[:-1]):
+            raise self.malformed(self.root, "row ids out of order below it")
+        payload = rows.data.tobytes()
+        return [
+            (rowid, self._decode(payload[start : start + size]))
+            for rowid, start, size in zip(
+                rows.rowids.tolist(), rows.starts.tolist(), rows.sizes.tolist(), strict=True
+            )
+        ]
+
+    def _interior(self, number: int, page: bytes) -> TableNode:
+        cells = self._cell_offsets(number, page, INTERIOR_HEADER)
+        data, _ = concatenate([page])
+        children = sum(data[cells + i].astype(np.int64) << (24 - 8 * i) for i in range(4))
+        keys, _ = read_varints(data, cells + 4)
+        if np.any(keys[1:] <= keys[:-1]):
+            raise self.malformed(number, "row ids out of order")
+        last = self._last_child(number, page)
+        return TableNode(keys, np.append(children, last).astype(np.int64))
+
+    def _search(self, data: Bytes, base: Ints, rowids: Ints) -> Ints:
+        """Find the cell of each row id in its leaf; -1 where there is none.
+
+        Row ids usually have no gaps, so that the first cell tells where the others are; only
+        where that fails is the page searched.
+        """
+        usable = self.layout.usable
+        counts = data[base + 3].astype(np.int64) << 8 | data[base + 4]
+        if np.any(LEAF_HEADER + 2 * counts > usable):
+            raise self.malformed(self.root, "a leaf of too many cells below it")
+        filled = counts > 0
+        if not filled.all():
+            cells = np.full_like(rowids, -1)
+            cells[filled] = self._search(data, base[filled], rowids[filled])
+            return cells
+
+        def cell_at(position: Ints) -> Ints:
+            pointer = base + LEAF_HEADER + 2 * position
+            offsets = data[pointer].astype(np.int64) << 8 | data[pointer + 1]
+            if np.any(offsets + LEAST_CELL - 2 > usable):
+                raise self.malformed(self.root, "a cell outside of its leaf below it")
+            cells: Ints = base + offsets
+            return cells
+
+        def rowid_at(cells: Ints) -> Ints:
+            return read_varints(data, read_varints(data, cells)[1])[0]
+
+        last = counts - 1
+        first = rowid_at(cell_at(np.zeros_like(base)))
+        cells = cell_at(np.clip(rowids - first, 0, last))
+        missed = rowid_at(cells) != rowids
+        if missed.any():
+            low, high = np.zeros_like(last), last
+            while np.any(low < high):
+                middle = (low + high) // 2
+                less = rowid_at(cell_at(middle)) < rowids
+                low = np.where(less & (low < high), middle + 1, low)
+                high = np.where(less, high, middle)
+            cells = cell_at(low)
+            missed = rowid_at(cells) != rowids
+        cells[missed] = -1
+        return cells
+
+    def _records(self, data: Bytes, base: Ints, cells: Ints, visited: Visited) -> Walk[Rows]:
+        """Read the records at cells of leaf pages, and fetch what overflows them."""
+        sizes, at = read_varints(data, cells)
+        rowids, at = read_varints(data, at)
+        usable = self.layout.usable
+        local = self.local_size(sizes)
+        spilt = local < sizes
+        ends = at + local + np.where(spilt, 4, 0)
+        if np.any(sizes < 0) or np.any(ends > base + usable):
+            raise self.malformed(self.root, "a record outside of its page below it")
+        order = np.argsort(cells)
+        if np.any(ends[order][:-1] > cells[order][1:]):
+            raise self.malformed(self.root, "records that overlap below it")
+        if spilt.any():
+            which = np.flatnonzero(spilt)
+            heads = [data[at[i] : ends[i]].tobytes() for i in which]
+            chains = [
+                (int.from_bytes(head[-4:], "big"), int(sizes[i] - local[i]))
+                for head, i in zip(heads, which, strict=True)
+            ]
+            tails = yield from self._chains(chains, visited)
+            whole = [head[:-4] + tail for head, tail in zip(heads, tails, strict=True)]
+            data, starts = concatenate([data.tobytes(), *whole])
+            at[which] = starts[1:]
+        return Rows(rowids, data, at, sizes)
