@@ -191,7 +191,8 @@ class VectorRows:
         if normalized:
             values /= np.float32(scale)
         else:
-            values *= (self.magnitudes / scale).astype(np.float32)[:, None]
+            with np.errstate(over="ignore", invalid="ignore"):  # of magnitudes that cannot be
+                values *= (self.magnitudes / scale).astype(np.float32)[:, None]
         return values
 
     def _decode(self, part: slice, types_at: Ints, body: Ints, dim: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import numbers
 import operator
 import os
@@ -18,8 +19,10 @@ import numpy.typing as npt
 from streamfile._oov import hash_vector
 from streamfile._reader import LocalReader, Reader, RemoteReader
 from streamfile._recent import RecentVectors
-from streamfile.errors import ArgumentError, FormatError, PathError
-from vfs import Budget, Stats
+from streamfile.errors import ArgumentError, FormatError, PathError, StreamfileError
+from vfs import Budget, Stats, VFSError
+
+log = logging.getLogger(__name__)
 
 CACHE_BYTES = 64 << 20
 SCAN_ROWS = 2000
@@ -119,11 +122,12 @@ class Magnitude:
         self._recent: dict[bool, RecentVectors] = {}  # by whether they are of unit length
         self._lock = threading.Lock()
         self._pid = os.getpid()
+        self._closed = False
         if lazy_loading == -1:
             if blocking:
                 self._load_all()
             else:
-                threading.Thread(target=self._load_all, daemon=True).start()
+                threading.Thread(target=self._load_in_background, daemon=True).start()
 
     @property
     def emb_dim(self) -> int:
@@ -246,6 +250,7 @@ class Magnitude:
 
     def close(self) -> None:
         """Close the file."""
+        self._closed = True
         self._reader.close()
 
     def __getitem__(self, q: int | slice | Sequence[int]) -> Any:
@@ -357,9 +362,19 @@ class Magnitude:
     def _given(self, answer: Array) -> Any:
         return answer if self.use_numpy else answer.tolist()
 
+    def _load_in_background(self) -> None:
+        try:
+            self._load_all()
+        except (StreamfileError, VFSError, OSError) as failure:
+            if not self._closed:
+                name = self._reader.name
+                log.warning("%s: not all vectors could be loaded ahead: %s", name, failure)
+
     def _load_all(self) -> None:
         unit = self.normalized
         for begin in range(0, len(self), SCAN_ROWS):
+            if self._closed:
+                return
             rows = self._reader.rows(np.arange(begin, min(begin + SCAN_ROWS, len(self))) + 1)
             vectors = rows.vectors(self._reader.format.precision, normalized=unit)
             with self._lock:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -42,6 +43,14 @@ ROUTER = "router.v1"
 MOST_SQL_COLUMNS = 2000
 SQL_BATCH = 500
 SELECT = "SELECT CAST(key AS BLOB), rowid FROM magnitude WHERE key IN ({})"
+
+# SQLite has locks of its own. A process must not be forked while a thread is inside of them: the
+# child would find them taken for ever.
+sqlite = threading.Lock()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=sqlite.acquire, after_in_parent=sqlite.release, after_in_child=sqlite.release
+    )
 
 
 @dataclass(frozen=True)
@@ -152,7 +161,6 @@ class LocalReader(Reader):
         self.stats = Stats()
         self.budget = Budget(self.stats, None, None)
         self._path = path
-        self._lock = threading.Lock()
         self._connection: apsw.Connection | None = None
         self._contents = Contents.of(LocalPages(path))
 
@@ -175,25 +183,27 @@ class LocalReader(Reader):
         rows.sort(key=itemgetter(1))
         groups: dict[bytes, Entries] = {}
         for entry in rows:
+            if entry[0] is None:  # damaged: its index has a key there
+                continue
             groups.setdefault(nocase(entry[0]), []).append(entry)
         entries = [groups.get(nocase(name), []) for name in wanted]
         return _choose(keys, wanted, entries, case_insensitive=True)
 
     def close(self) -> None:
         """Close SQLite's connection."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        with sqlite:
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
 
     def after_fork(self) -> None:
         """Make an own connection when next needed."""
-        self._lock = threading.Lock()
         self._connection = None
 
     def _select(self, wanted: Sequence[bytes]) -> Entries:
         """Get the rows whose keys are equal to any of these under NOCASE."""
         rows: Entries = []
-        with self._lock:
+        with sqlite:
             if self._connection is None:
                 self._connection = self._connect()
             for begin in range(0, len(wanted), SQL_BATCH):

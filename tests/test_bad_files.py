@@ -366,6 +366,7 @@ def finding(request, monkeypatch):
 
 
 @damage
+@example(which=0, flips=[(0.875, 0)])
 @given(which=st.integers(0, 2), flips=st.lists(st.tuples(places, bytes_), min_size=1, max_size=8))
 def test_flipped_bytes_give_an_answer_or_an_error_of_ours(finding, folder, sound, which, flips):
     content, keys = sound[which]

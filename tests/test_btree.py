@@ -654,3 +654,19 @@ def test_interior_row_ids_far_apart_are_in_order(tmp_path):
     ids = [-(2**63), -(2**63) + 1, 2**63 - 3, 2**63 - 2, 2**63 - 1]
     connection.executemany("INSERT INTO t (rowid, a) VALUES (?, ?)", ((i, bytes(400)) for i in ids))
     assert_same_table(connection, path, beside=[1, 2**62, -(2**62)])
+
+
+def test_waves_of_keys_that_overflow_do_not_depend_on_their_number(tmp_path):
+    path = tmp_path / "long.sqlite"
+    connection = database(path, ["CREATE TABLE t (k TEXT COLLATE NOCASE)"], page_size=1024)
+    words = [f"{number:05}" + "x" * 600 for number in range(3000)]
+    connection.executemany("INSERT INTO t VALUES (?)", [(word,) for word in words])
+    connection.execute("CREATE INDEX i ON t (k); VACUUM")
+    waves = []
+    for count in (3, 30):
+        pages, index = index_of(connection, path)
+        picked = random.Random(count).sample(range(len(words)), count)
+        found = vfs.run(pages, index.find([words[number].encode() for number in picked]))
+        assert [entries[0][1] for entries in found] == [number + 1 for number in picked]
+        waves.append(len(pages.waves))
+    assert waves[1] <= waves[0] + 4, waves  # a page with several reads their rest in turn

@@ -651,3 +651,12 @@ def test_a_store_that_cannot_be_opened_again_after_a_fork_is_done_without(
     assert "Too many open files" in caplog.text
     assert cache.get(SEED, [1], on_disk=True) == {1: content(1)}
     cache.close()
+
+
+def test_a_cache_too_small_to_hold_anything_is_refused(tmp_path, monkeypatch):
+    with pytest.raises(vfs.OptionError, match="at least 266,240, or 0 for none"):
+        BlockCache(Options(cache_dir=tmp_path, cache_size=SET - 1))
+    monkeypatch.setenv("STREAMFILE_CACHE_SIZE", "1000")
+    with pytest.raises(vfs.OptionError, match="1,000 bytes is too small"):
+        BlockCache(Options(cache_dir=tmp_path))
+    assert not list(tmp_path.iterdir())

@@ -447,3 +447,18 @@ def test_a_file_that_became_empty_is_noticed(open_):
         with pytest.raises(vfs.FileChangedError):
             file.read(AT, 10)
         assert open_(server).read(0, 10) == b""
+
+
+def test_a_budget_nearly_used_up_serves_what_is_needed_without_what_is_convenient():
+    page, head = 4096, 128 << 10
+    content = random.Random(9).randbytes(1 << 20)
+    wanted = [(head, page), (head + 3 * page, page)]
+    spare = [(head + 32 * page, page)]
+    with ScriptedServer(content) as server, vfs.open(server.url, cache_size=0) as file:
+        file.budget.max_bytes = head + 2 * page
+        assert file.read_many(wanted, spare=spare) == [content[a : a + n] for a, n in wanted]
+        assert file.stats.bytes == head + 2 * page
+        with pytest.raises(vfs.BudgetError, match=r"4,096 more needed.*budget\.max_bytes"):
+            file.read_many(spare)
+        file.budget.max_bytes = None
+        assert file.read_many(spare) == [content[a : a + n] for a, n in spare]

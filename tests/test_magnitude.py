@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import pickle
 import random
+import signal
 import string
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -702,12 +703,56 @@ def test_all_vectors_are_loaded_in_the_background(words, sql, server):
     before = set(threading.enumerate())
     with streamed(server, words, lazy_loading=-1) as v:
         same(v.query(sql.keys[:9]), sql.vectors(sql.keys[:9]))
-        for thread in set(threading.enumerate()) - before:
-            if "_load_all" in thread.name:
-                thread.join(10)
+        wait_for_loading(before)
         with v.stats.measure() as used:
             same(v.query(sql.keys), sql.vectors(sql.keys))
         assert used.requests == 0
+
+
+def wait_for_loading(before):
+    for thread in set(threading.enumerate()) - before:
+        if "load" in thread.name:
+            thread.join(10)
+            assert not thread.is_alive()
+
+
+def test_loading_in_the_background_ends_with_the_object(folder, server):
+    path = mf.write_magnitude(folder / "long", list(map(str, range(9000))), np.ones((9000, 30)))
+    before, count = set(threading.enumerate()), len(server.log)
+    server.latency = 0.1
+    try:
+        with streamed(server, path, lazy_loading=-1) as v:
+            assert v.stats.requests >= 1
+        wait_for_loading(before)
+    finally:
+        server.latency = 0
+    sent = sum(record.sent for record in server.log[count:])
+    assert sent < path.stat().st_size / 2
+    with Magnitude(path, lazy_loading=-1):
+        pass
+
+
+def test_loading_in_the_background_that_fails_is_told(folder, server, caplog):
+    path = mf.write_magnitude(folder / "long", list(map(str, range(9000))), np.ones((9000, 30)))
+    before = set(threading.enumerate())
+    own = {"cache_size": 0, "max_requests": 1}
+    with Magnitude(server.url + "long", stream=True, stream_options=own, lazy_loading=-1) as v:
+        wait_for_loading(before)
+        (record,) = caplog.records
+        assert record.levelname == "WARNING"
+        assert "max_requests=1" in record.message
+        with pytest.raises(vfs.BudgetError):
+            v.query("8999")
+        v.budget.max_requests = None
+        same(v.query("8999"), v[-1][1])
+    with pytest.raises(vfs.BudgetError):
+        Magnitude(
+            server.url + path.name,
+            stream=True,
+            stream_options=own,
+            lazy_loading=-1,
+            blocking=True,
+        )
 
 
 def test_the_vectors_used_last_are_kept(words, sql, server):
@@ -755,6 +800,7 @@ def child_succeeds(task):
     child = os.fork()
     if not child:
         code = 1
+        signal.alarm(20)  # ends it, should it wait for a lock that nobody has
         try:
             task()
             code = 0
@@ -793,7 +839,7 @@ def test_a_fork_before_the_first_query_and_one_while_threads_ask(words, sql, ope
     with ThreadPoolExecutor(4) as pool:
         asking = [pool.submit(ask) for _ in range(4)]
         try:
-            for _ in range(5):
+            for _ in range(20):
                 assert child_succeeds(lambda: same(v.query(sql.keys), sql.vectors(sql.keys)))
         finally:
             over.set()

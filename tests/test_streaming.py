@@ -191,6 +191,14 @@ def test_a_later_object_knows_the_way_to_every_leaf(server, kept):
         assert "If-Match" in last.headers
 
 
+def test_the_way_is_kept_also_by_an_object_that_is_never_closed(kept):
+    v = kept()
+    assert measured(v, ask, v, places(25, 1)).waves == 3
+    with kept() as w:
+        assert measured(w, ask, w, places(25, 2)).waves == 2
+    v.close()
+
+
 ASK = """
 import random, sys
 from streamfile import Magnitude
@@ -332,7 +340,7 @@ def test_budgets_are_kept_and_can_be_raised(server, cold):
         cold(max_bytes=1000)
     assert server.log == []
     v = cold(max_requests=1)
-    with pytest.raises(vfs.BudgetError, match=r"max_requests=1 .*raise the attribute"):
+    with pytest.raises(vfs.BudgetError, match=r"max_requests=1 would be passed.*call again"):
         v.query(KEYS[0])
     assert v.stats.requests == 1
     v.budget.max_requests = None

@@ -171,6 +171,11 @@ def _open_disk(options: Options) -> DiskStore | None:
             raise OptionError(f"STREAMFILE_CACHE_SIZE={text!r}: expected a number of bytes")
     if size == 0:
         return None
+    if size is not None and size < _disk.SET:
+        raise OptionError(
+            f"a cache of {size:,} bytes is too small: expected at least {_disk.SET:,}, "
+            "or 0 for none"
+        )
     if not _disk.SUPPORTED:
         log.info("no disk cache on this platform: memory only")
         return None

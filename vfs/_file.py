@@ -256,28 +256,38 @@ class RemoteFile:
         missing = [number for number in numbers if number not in blocks]
         if missing:
             runs = _runs(missing)
-            free = self.connections - len(runs)
+            extra: list[Range] = []
             for offset, length in spare:
-                if free <= 0:
+                if len(runs) + len(extra) >= self.connections:
                     break
                 if self._get(version, offset, length) is None:
-                    free -= 1
-                    runs.append((offset // BLOCK * BLOCK, -(-(offset + length) // BLOCK) * BLOCK))
-            blocks |= self._fetch(version, _merge(runs), keep=keep)
+                    extra.append((offset // BLOCK * BLOCK, -(-(offset + length) // BLOCK) * BLOCK))
+            blocks |= self._fetch(version, runs, extra, keep=keep)
         elif not version.answered:
             self._check(version)
         return [_cut(blocks, start, end) for start, end in wanted]
 
-    def _fetch(self, version: _Version, runs: list[Range], *, keep: bool) -> dict[int, bytes]:
-        pace, size = self._transport.pace, version.identity.size
-        runs = [(start, min(end, size)) for start, end in runs]
-        plan = plan_wave(runs, self.connections, pace.latency, pace.bandwidth)
+    def _fetch(
+        self, version: _Version, runs: list[Range], extra: list[Range], *, keep: bool
+    ) -> dict[int, bytes]:
+        size = version.identity.size
+        needed, all_runs = (
+            [(start, min(end, size)) for start, end in _merge(ranges)]
+            for ranges in (runs, runs + extra)
+        )
+        # A budget that is nearly used up still serves what is needed, without what is convenient.
+        plans = [self._plan(all_runs), self._plan(needed), needed]
+        plan = next(filter(self.budget.allows, plans), needed)
         bodies, _ = self._transport.fetch(plan, version.identity)
         self._answered(version)
         blocks: dict[int, bytes] = {}
         for (start, _), body in zip(plan, bodies, strict=True):
             blocks |= self._keep(version, start, body, keep=keep)
         return blocks
+
+    def _plan(self, runs: list[Range]) -> list[Range]:
+        pace = self._transport.pace
+        return plan_wave(runs, self.connections, pace.latency, pace.bandwidth)
 
     def _keep(self, version: _Version, start: int, body: bytes, *, keep: bool) -> dict[int, bytes]:
         blocks = {(start + at) // BLOCK: body[at : at + BLOCK] for at in range(0, len(body), BLOCK)}

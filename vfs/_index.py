@@ -10,8 +10,9 @@ import numpy as np
 from vfs._pages import Pages
 from vfs._record import Ints, read_varint, size_of
 from vfs._tree import INTERIOR_HEADER, LEAF_HEADER, BTree, Visited
-from vfs._walk import Walk
+from vfs._walk import Walk, together
 
+Entry = tuple[bytes, int]
 LEAST_RECORD = 3  # a header that says NULL and row id 0
 
 
@@ -73,7 +74,7 @@ class Index(BTree[IndexNode]):
         """Bytes above which a record overflows."""
         return (self.layout.usable - 12) * 64 // 255 - 23
 
-    def find(self, keys: Sequence[bytes]) -> Walk[list[list[tuple[bytes, int]]]]:
+    def find(self, keys: Sequence[bytes]) -> Walk[list[list[Entry]]]:
         """Look keys up.
 
         Parameters
@@ -87,32 +88,46 @@ class Index(BTree[IndexNode]):
             For each key the entries equal to it under the collation, in the index's order.
         """
         folded = [self._fold(key) for key in keys]
-        matches: dict[bytes, list[tuple[bytes, int]]] = {key: [] for key in sorted(set(folded))}
+        matches: dict[bytes, list[Entry]] = {key: [] for key in sorted(set(folded))}
         frontier: dict[int, list[bytes]] = {self.root: list(matches)} if matches else {}
         visited, height = Visited(self.name), 0
         while frontier:
             visited.add(frontier)
             leaves = yield from self._node_walk(frontier, height)
+            found = yield from together(
+                [
+                    self._search(number, leaves.get(number), targets, visited)
+                    for number, targets in frontier.items()
+                ]
+            )
             below: dict[int, list[bytes]] = {}
-            for number, targets in frontier.items():
-                page = leaves.get(number)
-                node = self.interior[number] if page is None else self._leaf(number, page)
-                entries = _Entries(self, number, node, visited)
-                high = 0
-                mine: dict[int, list[bytes]] = {}
-                for target in targets:
-                    low = yield from self._bound(entries, target, high, 0)
-                    high = yield from self._bound(entries, target, low, 1)
-                    matches[target] += yield from entries.decode(low, high)
-                    for child in node.children[low : high + 1].tolist():
-                        mine.setdefault(child, []).append(target)
+            for number, (entries, mine) in zip(frontier, found, strict=True):
+                for target, entry in entries:
+                    matches[target].append(entry)
                 if not below.keys().isdisjoint(mine):
                     raise self.malformed(number, "a child that another page has too")
                 below |= mine
             frontier, height = below, height + 1
-        for found in matches.values():
-            found.sort(key=lambda entry: entry[1])
+        for equal in matches.values():
+            equal.sort(key=lambda entry: entry[1])
         return [matches[target] for target in folded]
+
+    def _search(
+        self, number: int, leaf: bytes | None, targets: Sequence[bytes], visited: Visited
+    ) -> Walk[tuple[list[tuple[bytes, Entry]], dict[int, list[bytes]]]]:
+        """Look rising folded keys up in one page: entries equal to them, and where to go on."""
+        node = self.interior[number] if leaf is None else self._leaf(number, leaf)
+        entries = _Entries(self, number, node, visited)
+        equal: list[tuple[bytes, Entry]] = []
+        below: dict[int, list[bytes]] = {}
+        high = 0
+        for target in targets:
+            low = yield from self._bound(entries, target, high, 0)
+            high = yield from self._bound(entries, target, low, 1)
+            equal += [(target, entry) for entry in (yield from entries.decode(low, high))]
+            for child in node.children[low : high + 1].tolist():
+                below.setdefault(child, []).append(target)
+        return equal, below
 
     def _bound(self, entries: _Entries, target: bytes, low: int, least: int) -> Walk[int]:
         """Find the first cell whose order against a folded key is not below `least`."""
@@ -212,9 +227,9 @@ class _Entries:
             self._records[position] = cell.local + tail
         return self._records[position]
 
-    def decode(self, low: int, high: int) -> Walk[list[tuple[bytes, int]]]:
+    def decode(self, low: int, high: int) -> Walk[list[Entry]]:
         """Get the keys and row ids of entries, none of them twice in a page's life."""
-        decoded: list[tuple[bytes, int]] = []
+        decoded: list[Entry] = []
         for position in range(low, high):
             self._room -= len(self.cell(position).local)
             values = self._index._decode((yield from self.record(position)))

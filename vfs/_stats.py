@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 
@@ -87,8 +87,13 @@ class Budget:
         self.max_requests = max_requests
         self.max_bytes = max_bytes
 
-    def check(self, url: str, requests: int, length: int) -> None:
-        """Refuse a wave of so many requests and bytes if it would pass a limit.
+    def allows(self, ranges: Sequence[tuple[int, int]]) -> bool:
+        """Tell whether a wave of (start, end) ranges would pass no limit."""
+        with self.stats.lock:
+            return not self._passed(len(ranges), _length(ranges))
+
+    def check(self, url: str, ranges: Sequence[tuple[int, int]]) -> None:
+        """Refuse a wave of (start, end) ranges if it would pass a limit.
 
         Raises
         ------
@@ -96,7 +101,7 @@ class Budget:
             Before anything is sent.
         """
         with self.stats.lock:
-            self._check(url, requests, length)
+            self._check(url, len(ranges), _length(ranges))
 
     def spend_request(self, url: str) -> None:
         """Count one request, unless that passes a limit.
@@ -111,14 +116,25 @@ class Budget:
             self.stats.requests += 1
 
     def _check(self, url: str, requests: int, length: int) -> None:
-        for name, limit, used, more in (
-            ("max_requests", self.max_requests, self.stats.requests, requests),
-            ("max_bytes", self.max_bytes, self.stats.bytes, length),
-        ):
-            if limit is not None and used + more > limit:
-                unit = name.removeprefix("max_")
-                raise BudgetError(
-                    f"{url}: {name}={limit:,} would be passed: {used:,} {unit} used so far and "
-                    f"{more:,} more needed now. Nothing was sent; raise the attribute "
-                    f"{name} (None removes the limit) and call again."
-                )
+        for name, limit, used, more in self._passed(requests, length):
+            unit = name.removeprefix("max_")
+            raise BudgetError(
+                f"{url}: {name}={limit:,} would be passed: {used:,} {unit} used so far and "
+                f"{more:,} more needed now, which were not asked for. Set budget.{name} of "
+                "the open object higher (None removes the limit) and call again"
+            )
+
+    def _passed(self, requests: int, length: int) -> list[tuple[str, int, int, int]]:
+        """List the limits that so much more would pass: name, limit, used, more."""
+        return [
+            (name, limit, used, more)
+            for name, limit, used, more in (
+                ("max_requests", self.max_requests, self.stats.requests, requests),
+                ("max_bytes", self.max_bytes, self.stats.bytes, length),
+            )
+            if limit is not None and used + more > limit
+        ]
+
+
+def _length(ranges: Sequence[tuple[int, int]]) -> int:
+    return sum(end - start for start, end in ranges)

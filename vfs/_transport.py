@@ -116,7 +116,7 @@ class Transport:
         BudgetError
             The wave would pass a budget; nothing was sent.
         """
-        self._budget.check(self.name, len(ranges), sum(end - start for start, end in ranges))
+        self._budget.check(self.name, ranges)
         self._budget.stats.add(waves=1)
         began = time.monotonic()
         deadline = began + self._options.deadline
