@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import logging
-import numbers
 import operator
 import os
 import threading
@@ -16,16 +13,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from streamfile._oov import hash_vector
 from streamfile._reader import LocalReader, Reader, RemoteReader
-from streamfile._recent import RecentVectors
-from streamfile.errors import ArgumentError, FormatError, PathError, StreamfileError
-from vfs import Budget, Stats, VFSError
-
-log = logging.getLogger(__name__)
-
-CACHE_BYTES = 64 << 20
-SCAN_ROWS = 2000
+from streamfile._vectors import SCAN_ROWS, Vectors
+from streamfile.errors import ArgumentError, PathError
+from vfs import Budget, Stats
 
 Array = npt.NDArray[Any]
 Key = Any  # a string; a number has a vector too
@@ -115,19 +106,20 @@ class Magnitude:
                 f"lazy_loading={lazy_loading}, placeholders={placeholders}: expected -1 or more, "
                 "and 0 or more"
             )
-        self._normalized = normalized
-        self._ngram_oov = ngram_oov
         self._reader = _open(self.path, stream, stream_options)
-        self._lazy_loading = lazy_loading
-        self._recent: dict[bool, RecentVectors] = {}  # by whether they are of unit length
-        self._lock = threading.Lock()
-        self._pid = os.getpid()
-        self._closed = False
+        self._vectors = Vectors(
+            self._reader,
+            lazy_loading=lazy_loading,
+            normalized=normalized,
+            ngram_oov=ngram_oov,
+            case_insensitive=case_insensitive,
+            dtype=self.dtype,
+        )
         if lazy_loading == -1:
             if blocking:
-                self._load_all()
+                self._vectors.load_all()
             else:
-                threading.Thread(target=self._load_in_background, daemon=True).start()
+                threading.Thread(target=self._vectors.load_in_background, daemon=True).start()
 
     @property
     def emb_dim(self) -> int:
@@ -142,12 +134,12 @@ class Magnitude:
     @property
     def normalized(self) -> bool:
         """Whether vectors are of unit length unless a query says otherwise."""
-        return self._choice(self._normalized)
+        return self._vectors.normalized
 
     @property
     def ngram_oov(self) -> bool:
         """Whether keys outside the file get the mean vector of their n-grams."""
-        return self._choice(self._ngram_oov)
+        return self._vectors.ngram_oov
 
     @property
     def stats(self) -> Stats:
@@ -198,7 +190,7 @@ class Magnitude:
         """
         q = _as_list(q)
         if not isinstance(q, list):
-            return self._given(self._vectors([q], normalized)[0])
+            return self._given(self._padded(self._vectors.of_keys([q], normalized))[0])
         length = self.pad_to_length if pad_to_length is None else _length(pad_to_length)
         left = self.pad_left if pad_left is None else pad_left
         keep_last = self.truncate_left if truncate_left is None else truncate_left
@@ -209,7 +201,8 @@ class Magnitude:
         lists = [
             keys[max(len(keys) - length, 0) :] if keep_last else keys[:length] for keys in lists
         ]
-        vectors = self._vectors([key for keys in lists for key in keys], normalized)
+        keys_in_line = [key for keys in lists for key in keys]
+        vectors = self._padded(self._vectors.of_keys(keys_in_line, normalized))
         if not nested and len(vectors) == length:
             return self._given(vectors)
         answer = np.zeros((len(lists), length, vectors.shape[1]), self.dtype)
@@ -250,8 +243,7 @@ class Magnitude:
 
     def close(self) -> None:
         """Close the file."""
-        self._closed = True
-        self._reader.close()
+        self._vectors.close()
 
     def __getitem__(self, q: int | slice | Sequence[int]) -> Any:
         """Give (key, vector) of a place, or a list of them for a slice or several places."""
@@ -261,7 +253,7 @@ class Magnitude:
 
     def __contains__(self, key: object) -> bool:
         """Tell whether the file has the key."""
-        return isinstance(key, str) and key in self._find([key])
+        return isinstance(key, str) and key in self._vectors.find([key])
 
     def __iter__(self) -> Iterator[tuple[str, Any]]:
         """Go through all (key, vector) in the order of the file."""
@@ -285,68 +277,16 @@ class Magnitude:
     def __repr__(self) -> str:
         return f"<Magnitude {self._reader.name}>"
 
-    def _vectors(self, keys: Sequence[Key], normalized: bool | None) -> Array:
-        """Give one vector a key, of the answers' type: shape (n, dim)."""
-        self._after_fork()
-        names = [key if type(key) is str else _name(key) for key in keys]
-        normalized = self._normalized if normalized is None else normalized
-        with self._lock:
-            known, recent = self._recent_vectors(self._choice(normalized)).take(names)
-        absent = dict.fromkeys(names)
-        for name in known:
-            del absent[name]
-        rowids = self._find([name for name in absent if isinstance(name, str)])
-        rows = self._reader.rows(list(rowids.values()))
-        unit = self._choice(normalized)  # a first answer may have found another file
-        vectors = rows.vectors(self._reader.format.precision, normalized=unit)
-        position = {rowid: at for at, rowid in enumerate(rows.rowids.tolist())}
-        place = {name: position[rowid] for name, rowid in rowids.items() if rowid in position}
-        hashed = [name for name in absent if name not in place]
-        pieces = [vectors, *(self._hashed(name, unit)[None] for name in hashed)]
-        if known:
-            pieces.append(recent)
-        place |= zip([*hashed, *known], itertools.count(len(vectors)), strict=False)
-        matrix = np.concatenate(pieces, dtype=self.dtype, casting="same_kind")
-        with self._lock:
-            fresh = matrix[[place[name] for name in absent]]
-            self._recent_vectors(unit).keep(list(absent), fresh)
-        answer = fresh if len(absent) == len(names) else matrix[[place[name] for name in names]]
-        if self.placeholders:
-            answer = np.pad(answer, ((0, 0), (0, self.placeholders)))
-        return answer
+    def _rows(self, places: Sequence[int]) -> Iterator[tuple[str, Any]]:
+        keys, vectors = self._vectors.of_places(places)
+        for key, vector in zip(keys, self._padded(vectors), strict=True):
+            yield key, self._given(vector.copy())
 
-    def _find(self, keys: Sequence[str]) -> dict[str, int]:
-        self._after_fork()
-        if not keys:
-            return {}
-        return self._reader.find(keys, case_insensitive=self.case_insensitive)
-
-    def _hashed(self, name: Any, unit: bool) -> Array:
-        ngram_oov = self._choice(self._ngram_oov)
-        return hash_vector(
-            name if isinstance(name, str) else name[1],
-            self.emb_dim,
-            normalized=unit,
-            ngram_oov=ngram_oov,
-            case_insensitive=self.case_insensitive,
-            dtype=self.dtype,
-        ).astype(self.dtype)
-
-    def _rows(self, numbers: Sequence[int]) -> Iterator[tuple[str, Any]]:
-        """Give (key, vector) of places in the file, in the order asked for."""
-        self._after_fork()
-        rows = self._reader.rows(np.asarray(numbers, np.int64) + 1)
-        unit = self._choice(self._normalized)
-        vectors = rows.vectors(self._reader.format.precision, normalized=unit)
-        answer = np.zeros((len(vectors), self.dim), self.dtype)
-        answer[:, : self.emb_dim] = vectors
-        keys = rows.keys()
-        position = {rowid - 1: at for at, rowid in enumerate(rows.rowids.tolist())}
-        for number in numbers:
-            if number not in position:
-                raise FormatError(f"{self.path}: malformed: row {number + 1} is missing")
-            at = position[number]
-            yield keys[at], self._given(answer[at].copy())
+    def _padded(self, vectors: Array) -> Array:
+        """Put the placeholders behind the vectors."""
+        if not self.placeholders:
+            return vectors
+        return np.pad(vectors, ((0, 0), (0, self.placeholders)))
 
     def _place(self, number: Any) -> int:
         """Check a row number, and make a negative one positive."""
@@ -355,51 +295,8 @@ class Magnitude:
             raise IndexError(f"index {place} is out of range: the file has {size} vectors")
         return place % size
 
-    def _choice(self, chosen: bool | None) -> bool:
-        """Give an option's value: as chosen, else what suits the kind of file."""
-        return not self._reader.assumed.elmo if chosen is None else chosen
-
     def _given(self, answer: Array) -> Any:
         return answer if self.use_numpy else answer.tolist()
-
-    def _load_in_background(self) -> None:
-        try:
-            self._load_all()
-        except (StreamfileError, VFSError, OSError) as failure:
-            if not self._closed:
-                name = self._reader.name
-                log.warning("%s: not all vectors could be loaded ahead: %s", name, failure)
-
-    def _load_all(self) -> None:
-        unit = self.normalized
-        for begin in range(0, len(self), SCAN_ROWS):
-            if self._closed:
-                return
-            rows = self._reader.rows(np.arange(begin, min(begin + SCAN_ROWS, len(self))) + 1)
-            vectors = rows.vectors(self._reader.format.precision, normalized=unit)
-            with self._lock:
-                recent = self._recent_vectors(unit)
-                first: dict[str, int] = {}  # of equal keys the first one counts
-                for at, key in enumerate(rows.keys()):
-                    if key not in recent:
-                        first.setdefault(key, at)
-                recent.keep(list(first), vectors[list(first.values())])
-
-    def _recent_vectors(self, unit: bool) -> RecentVectors:
-        known = self._reader.assumed
-        if unit not in self._recent or self._recent[unit].dim != known.dim:
-            usual = max(1, CACHE_BYTES // (self.dtype.itemsize * known.dim))
-            capacity = self._lazy_loading or usual
-            if capacity < 0 or capacity > usual + known.size:
-                capacity = usual + known.size
-            self._recent[unit] = RecentVectors(capacity, known.dim, self.dtype)
-        return self._recent[unit]
-
-    def _after_fork(self) -> None:
-        if self._pid != os.getpid():
-            self._pid = os.getpid()
-            self._lock = threading.Lock()
-            self._reader.after_fork()
 
 
 def _open(path: str, stream: bool, stream_options: Mapping[str, Any] | None) -> Reader:
@@ -423,15 +320,6 @@ def _as_list(q: Any) -> Any:
     if isinstance(q, np.ndarray):
         return q.tolist()
     return list(q) if isinstance(q, (list, tuple, range)) else q
-
-
-def _name(key: Key) -> Any:
-    """Give what a key's vector is cached under: 1, 1.0 and True have different vectors."""
-    if isinstance(key, str):
-        return key
-    if isinstance(key, (numbers.Real, np.bool_)):
-        return type(key), key
-    raise ArgumentError(f"{key!r} is no key: expected a string or a number, or a list of them")
 
 
 def _length(pad_to_length: int | None) -> int | None:
