@@ -122,7 +122,7 @@ class Reader:
         dict
             The row id of each key that the file has: the lowest where it has several.
         """
-        wanted = [encode(key) for key in keys]
+        wanted = encode(keys)
         entries = self._run(lambda contents: contents.index.find(wanted))
         return _choose(keys, wanted, entries, case_insensitive=case_insensitive)
 
@@ -168,7 +168,7 @@ class LocalReader(Reader):
         """Look keys up, as `Reader.find`."""
         if self.format.dim + 2 > MOST_SQL_COLUMNS:  # no stock SQLite opens such a table
             return super().find(keys, case_insensitive=case_insensitive)
-        wanted = [encode(key) for key in keys]
+        wanted = encode(keys)
         try:
             rows = self._select(wanted)
         except apsw.Error as failure:
@@ -314,8 +314,15 @@ class RemoteReader(Reader):
             self._saved = self._known()
 
 
-def encode(key: str) -> bytes:
-    """Give the bytes that a key has in the file; those that are no text come as surrogates."""
+def encode(keys: Sequence[str]) -> list[bytes]:
+    """Give the bytes that keys have in the file; those that are no text come as surrogates."""
+    try:
+        return [key.encode() for key in keys]
+    except UnicodeEncodeError:
+        return [_encode_surrogates(key) for key in keys]
+
+
+def _encode_surrogates(key: str) -> bytes:
     try:
         return key.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:

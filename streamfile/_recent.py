@@ -43,11 +43,8 @@ class RecentVectors:
         names, vectors
             The different names that are here, and a copy of their vectors, shape (n, dim).
         """
-        if not self._slots:
-            return [], self._matrix[:0]
-        found = {name: self._slots[name] for name in names if name in self._slots}
-        for name in found:
-            del self._slots[name]
+        here = self._slots.keys() & set(names)
+        found = {name: self._slots.pop(name) for name in dict.fromkeys(names) if name in here}
         self._slots |= found
         return list(found), self._matrix[list(found.values())]
 
@@ -62,7 +59,7 @@ class RecentVectors:
             Shape (n, dim).
         """
         names, vectors = names[-self._capacity :], vectors[-self._capacity :]
-        slots = [self._slots.pop(name) for name in names if name in self._slots]
+        slots = [self._slots.pop(name) for name in self._slots.keys() & set(names)]
         free = range(len(self._slots) + len(slots), self._capacity)
         slots += free[: len(names) - len(slots)]
         for name in list(itertools.islice(self._slots, len(names) - len(slots))):

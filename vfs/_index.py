@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vfs._pages import Pages
-from vfs._record import Ints, read_varint, size_of
+from vfs._record import Ints, Page, read_varint, size_of
 from vfs._tree import INTERIOR_HEADER, LEAF_HEADER, BTree, Visited
 from vfs._walk import Walk, together
 
@@ -113,7 +113,7 @@ class Index(BTree[IndexNode]):
         return [matches[target] for target in folded]
 
     def _search(
-        self, number: int, leaf: bytes | None, targets: Sequence[bytes], visited: Visited
+        self, number: int, leaf: Page | None, targets: Sequence[bytes], visited: Visited
     ) -> Walk[tuple[list[tuple[bytes, Entry]], dict[int, list[bytes]]]]:
         """Look rising folded keys up in one page: entries equal to them, and where to go on."""
         node = self.interior[number] if leaf is None else self._leaf(number, leaf)
@@ -179,7 +179,7 @@ class Index(BTree[IndexNode]):
                 raise self.malformed(number, "cells that overlap")
         return checked
 
-    def _interior(self, number: int, page: bytes) -> IndexNode:
+    def _interior(self, number: int, page: Page) -> IndexNode:
         offsets = self._cell_offsets(number, page, INTERIOR_HEADER)
         encoded = _Cells(self, number, page, offsets + 4)
         cells = self.check_room(number, (encoded[i] for i in range(len(encoded))))
@@ -187,7 +187,7 @@ class Index(BTree[IndexNode]):
         last = self._last_child(number, page)
         return IndexNode(cells, np.array([*children, last], np.int64))
 
-    def _leaf(self, number: int, page: bytes) -> IndexNode:
+    def _leaf(self, number: int, page: Page) -> IndexNode:
         offsets = self._cell_offsets(number, page, LEAF_HEADER)
         return IndexNode(_Cells(self, number, page, offsets), np.zeros(0, np.int64))
 
@@ -243,7 +243,7 @@ class _Entries:
 class _Cells:
     """The cells of an index page, decoded when looked at."""
 
-    def __init__(self, index: Index, number: int, page: bytes, offsets: Ints) -> None:
+    def __init__(self, index: Index, number: int, page: Page, offsets: Ints) -> None:
         self._index, self._number, self._page = index, number, page
         self._offsets: list[int] = offsets.tolist()
 
@@ -265,4 +265,4 @@ class _Cells:
         overflow = int.from_bytes(self._page[at + local : at + local + spilt], "big")
         if spilt and not 1 <= overflow <= self._index.layout.page_count:
             raise self._index.malformed(self._number, f"a record that overflows to page {overflow}")
-        return Cell(self._page[at : at + local], size, overflow)
+        return Cell(bytes(self._page[at : at + local]), size, overflow)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from vfs._file import RemoteFile
+from vfs._record import Page
 from vfs.errors import DatabaseError, FileChangedError
 
 MAGIC = b"SQLite format 3\0"
@@ -70,10 +71,10 @@ class Pages(Protocol):
 
     def read(
         self, numbers: Iterable[int], *, spare: Sequence[int] = (), opening: bool = False
-    ) -> dict[int, bytes]:
+    ) -> dict[int, Page]:
         """Read pages in one wave, and those of `spare` that come for nothing beside it."""
 
-    def cached(self, number: int) -> bytes | None:
+    def cached(self, number: int) -> Page | None:
         """Give a page if no wave is needed for it."""
 
 
@@ -102,7 +103,7 @@ class RemotePages:
 
     def read(
         self, numbers: Iterable[int], *, spare: Sequence[int] = (), opening: bool = False
-    ) -> dict[int, bytes]:
+    ) -> dict[int, Page]:
         """Read pages in one wave.
 
         Parameters
@@ -136,7 +137,7 @@ class RemotePages:
         size = self.layout.page_size
         ranges = [((number - 1) * size, size) for number in wanted]
         others = [((number - 1) * size, size) for number in spare]
-        pages = dict(
+        pages: dict[int, Page] = dict(
             zip(wanted, self.file.read_many(ranges, spare=others, keep=opening), strict=True)
         )
         for number in spare:
@@ -147,7 +148,7 @@ class RemotePages:
             raise FileChangedError(f"{self.name}: the file changed since its header was read")
         return pages
 
-    def cached(self, number: int) -> bytes | None:
+    def cached(self, number: int) -> Page | None:
         """Give a page if it is in the cache."""
         size = self.layout.page_size
         return self.file.cached((number - 1) * size, size)
@@ -174,7 +175,7 @@ class LocalPages:
         with Path(path).open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             self.layout = Layout(self.name, file.read(100), size)
-            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            self._view = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
     def read(
         self,
@@ -182,7 +183,7 @@ class LocalPages:
         *,
         spare: Sequence[int] = (),
         opening: bool = False,
-    ) -> dict[int, bytes]:
+    ) -> dict[int, Page]:
         """Read pages.
 
         Parameters
@@ -199,10 +200,10 @@ class LocalPages:
         """
         wanted = list(numbers)
         check_pages(self, wanted)
-        size, file = self.layout.page_size, self._map
+        size, file = self.layout.page_size, self._view
         return {number: file[(number - 1) * size : number * size] for number in wanted}
 
-    def cached(self, number: int) -> bytes | None:
+    def cached(self, number: int) -> Page | None:
         """Give a page."""
         return self.read([number])[number]
 

@@ -11,6 +11,8 @@ import numpy.typing as npt
 
 from vfs.errors import DatabaseError
 
+# The pages of a local file are views of it: nothing is copied before it is joined.
+Page = bytes | memoryview
 Value = int | float | bytes | None
 Bytes = npt.NDArray[np.uint8]
 Ints = npt.NDArray[np.int64]
@@ -19,7 +21,7 @@ MOST_COLUMNS = 32767  # SQLite's own limit
 SIZES = (0, 1, 2, 3, 4, 6, 8, 8, 0, 0)
 
 
-def read_varint(data: bytes, at: int) -> tuple[int, int]:
+def read_varint(data: Page, at: int) -> tuple[int, int]:
     """Decode one varint.
 
     Returns
@@ -124,7 +126,7 @@ def _decode(kind: int, data: bytes, length: int) -> Value:
     return data
 
 
-def concatenate(pieces: Sequence[bytes]) -> tuple[Any, Ints]:
+def concatenate(pieces: Sequence[Page]) -> tuple[Any, Ints]:
     """Join byte strings for vectorised reading.
 
     Returns

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from vfs._record import Bytes, Ints, Value, concatenate, read_varints
+from vfs._record import Bytes, Ints, Page, Value, concatenate, read_varints
 from vfs._tree import INTERIOR_HEADER, LEAF_HEADER, LEAST_CELL, BTree, Visited
 from vfs._walk import Walk
 
@@ -74,7 +74,7 @@ class Table(BTree[TableNode]):
         """
         ids = np.unique(np.asarray(rowids, np.int64))
         pages = np.full(len(ids), self.root)  # the page that each of them leads to
-        found: list[bytes] = []
+        found: list[Page] = []
         shares: list[int] = []
         sought = [ids[:0]]
         visited, height = Visited(self.name), 0
@@ -120,7 +120,7 @@ class Table(BTree[TableNode]):
         list of (row id, values)
             In the order of row ids.
         """
-        found: list[tuple[bytes, Ints]] = []
+        found: list[tuple[Page, Ints]] = []
         level = [self.root]
         visited, height, count = Visited(self.name), 0, 0
         while level:
@@ -150,7 +150,7 @@ class Table(BTree[TableNode]):
             )
         ]
 
-    def _interior(self, number: int, page: bytes) -> TableNode:
+    def _interior(self, number: int, page: Page) -> TableNode:
         cells = self._cell_offsets(number, page, INTERIOR_HEADER)
         data, _ = concatenate([page])
         children = sum(data[cells + i].astype(np.int64) << (24 - 8 * i) for i in range(4))

@@ -13,7 +13,7 @@ from typing import Generic, Protocol, TypeVar
 import numpy as np
 
 from vfs._pages import Pages
-from vfs._record import Ints, Value, decode_record
+from vfs._record import Ints, Page, Value, decode_record
 from vfs._walk import Walk, read_chains
 from vfs.errors import DatabaseError
 
@@ -69,7 +69,7 @@ class BTree(Generic[Node]):
         """Learn the root."""
         yield from self._node_walk({self.root: None}, 0)
 
-    def learn(self, number: int, page: bytes) -> bool:
+    def learn(self, number: int, page: Page) -> bool:
         """Remember a page if it is an interior one, and say so.
 
         Raises
@@ -131,10 +131,10 @@ class BTree(Generic[Node]):
         """Make the error of a page."""
         return DatabaseError(f"{self.name}: malformed: page {number} has {what}")
 
-    def _interior(self, number: int, page: bytes) -> Node:
+    def _interior(self, number: int, page: Page) -> Node:
         raise NotImplementedError
 
-    def _node_walk(self, wanted: Mapping[int, object], height: int) -> Walk[dict[int, bytes]]:
+    def _node_walk(self, wanted: Mapping[int, object], height: int) -> Walk[dict[int, Page]]:
         """Get the pages of one level; those that are interior are learned, the leaves returned.
 
         A leaf comes with its header at the very beginning.
@@ -142,7 +142,7 @@ class BTree(Generic[Node]):
         if height >= MOST_LEVELS:
             raise self.malformed(self.root, f"more than {MOST_LEVELS} levels below it")
         fetched = yield {number for number in wanted if number not in self.interior}
-        leaves = {}
+        leaves: dict[int, Page] = {}
         for number in wanted:
             if number in self.interior:
                 continue
@@ -154,12 +154,12 @@ class BTree(Generic[Node]):
             behind = LEAF_HEADER + 2 * struct.unpack_from(">H", leaves[1], 103)[0]
             if 100 + behind > self.layout.usable:
                 raise self.malformed(1, "too many cells")
-            leaves[1] = leaves[1][100 : 100 + behind] + leaves[1][behind:]
+            leaves[1] = b"".join((leaves[1][100 : 100 + behind], leaves[1][behind:]))
         if leaves:
             self.depth = height
         return leaves
 
-    def _cell_offsets(self, number: int, page: bytes, header: int) -> Ints:
+    def _cell_offsets(self, number: int, page: Page, header: int) -> Ints:
         """Read the cell pointers of a page whose header has so many bytes."""
         at = _header_at(number) if header == INTERIOR_HEADER else 0
         count = struct.unpack_from(">H", page, at + 3)[0]
@@ -170,7 +170,7 @@ class BTree(Generic[Node]):
             raise self.malformed(number, "a cell outside of the page")
         return cells
 
-    def _last_child(self, number: int, page: bytes) -> int:
+    def _last_child(self, number: int, page: Page) -> int:
         child: int = struct.unpack_from(">I", page, _header_at(number) + 8)[0]
         return child
 

@@ -10,10 +10,11 @@ from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 from vfs._pages import Layout, Pages
+from vfs._record import Page
 from vfs.errors import DatabaseError
 
 T = TypeVar("T")
-Walk = Generator[set[int], Mapping[int, bytes], T]
+Walk = Generator[set[int], Mapping[int, Page], T]
 
 
 class Tree(Protocol):
@@ -22,7 +23,7 @@ class Tree(Protocol):
     def unknown(self) -> list[int]:
         """List interior pages that are not known yet and worth fetching."""
 
-    def learn(self, number: int, page: bytes) -> bool:
+    def learn(self, number: int, page: Page) -> bool:
         """Remember a page if it is an interior one, and say so."""
 
 
@@ -73,7 +74,7 @@ def together(walks: Sequence[Walk[Any]]) -> Walk[list[Any]]:
     results: dict[int, Any] = {}
     wants: dict[int, set[int]] = {}
 
-    def advance(position: int, got: Mapping[int, bytes] | None) -> None:
+    def advance(position: int, got: Mapping[int, Page] | None) -> None:
         try:
             walk = walks[position]
             wants[position] = next(walk) if got is None else walk.send(got)
@@ -125,7 +126,7 @@ def read_chains(
         A chain that ends early, or is longer than `most` or than the file.
     """
     room = layout.usable - 4
-    parts: list[list[bytes]] = [[] for _ in chains]
+    parts: list[list[Page]] = [[] for _ in chains]
     left = {i: length for i, (_, length) in enumerate(chains) if length > 0}
     following = [first for first, _ in chains]
     ahead = {i: -(-length // room) for i, length in left.items()}
