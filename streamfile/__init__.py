@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+from streamfile._featurizer import FeaturizerMagnitude
 from streamfile._magnitude import Magnitude
+from streamfile._utils import MagnitudeUtils
 from streamfile.errors import ArgumentError, FormatError, PathError, StreamfileError
 
-__all__ = ["ArgumentError", "FormatError", "Magnitude", "PathError", "StreamfileError"]
+__all__ = [
+    "ArgumentError",
+    "FeaturizerMagnitude",
+    "FormatError",
+    "Magnitude",
+    "MagnitudeUtils",
+    "PathError",
+    "StreamfileError",
+]
 
 __version__ = "0.1.0"

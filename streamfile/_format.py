@@ -15,8 +15,10 @@ from vfs import Pages, Rows, Table, read_varints, run
 NEWEST_VERSION = 2
 MOST_SCHEMA_PAGES = 1000
 MOST_DIM = 30000
+MOST_NGRAM = 100
+SEGMENTS, BLOCKS = "magnitude_subword_segdir", "magnitude_subword_segments"
 LEAST_ROW = 8  # bytes of a row with one dimension, its cell pointer included
-CHUNK = 1 << 21  # values decoded at once
+CHUNK = 1 << 18  # values decoded at once
 ON_KEY = re.compile(rb"\(\s*[`\"\[]?key[`\"\]]?\s*\)\s*$", re.IGNORECASE)
 
 Ints = npt.NDArray[np.int64]
@@ -27,7 +29,8 @@ SIZES = np.full(256, IMPOSSIBLE, np.uint8)  # bytes of a dimension, by its seria
 SIZES[[1, 2, 3, 4, 5, 6, 8, 9]] = [1, 2, 3, 4, 6, 8, 0, 0]
 MAGNITUDE_SIZES = np.array([0, 1, 2, 3, 4, 6, 8, 8, 0, 0], np.int64)
 SHIFTS = {
-    width: np.clip(8 * width - 8 * SIZES.astype(f"i{width}"), 0, 8 * width - 1) for width in (4, 8)
+    width: np.clip(8 * width - 8 * SIZES.astype(int), 0, 8 * width - 1).astype(np.uint8)
+    for width in (4, 8)
 }
 
 
@@ -47,6 +50,10 @@ class Format:
         Whether the file holds an ELMo model.
     table_root, index_root
         Root pages of the vectors' table and of the index on their keys.
+    segments_root, blocks_root
+        Root pages of the tables behind the full-text index of n-grams, 0 where there is none.
+    subword_start, subword_end
+        Characters in the shortest n-grams in it, and in the longest.
     """
 
     size: int
@@ -55,6 +62,10 @@ class Format:
     elmo: bool
     table_root: int
     index_root: int
+    segments_root: int = 0
+    blocks_root: int = 0
+    subword_start: int = 0
+    subword_end: int = 0
 
 
 def read_format(pages: Pages) -> Format:
@@ -98,7 +109,11 @@ def read_format(pages: Pages) -> Format:
             f"{NEWEST_VERSION}: update streamfile (pip install -U streamfile)"
         )
     most_rows = pages.layout.page_count * pages.layout.page_size // LEAST_ROW
-    for field, least, most in (("dim", 1, MOST_DIM), ("size", 0, most_rows), ("precision", 0, 18)):
+    expected = [("dim", 1, MOST_DIM), ("size", 0, most_rows), ("precision", 0, 18)]
+    subword = bool(told.get("subword")) and roots.keys() >= {SEGMENTS, BLOCKS}
+    if subword:
+        expected += [("subword_start", 1, MOST_NGRAM), ("subword_end", 1, MOST_NGRAM)]
+    for field, least, most in expected:
         value = told.get(field)
         if not isinstance(value, int) or not least <= value <= most:
             raise FormatError(
@@ -112,6 +127,10 @@ def read_format(pages: Pages) -> Format:
         elmo=bool(told.get("elmo", 0)),
         table_root=roots["magnitude"],
         index_root=key_index,
+        segments_root=roots[SEGMENTS] if subword else 0,
+        blocks_root=roots[BLOCKS] if subword else 0,
+        subword_start=told["subword_start"] if subword else 0,
+        subword_end=told["subword_end"] if subword else 0,
     )
 
 
@@ -164,10 +183,10 @@ class VectorRows:
 
     def keys(self) -> list[str]:
         """Decode the keys; bytes that are no UTF-8 become surrogates."""
-        data = self._rows.data
+        data = self._rows.data.data
         ends = self._key_starts + self._key_sizes
         return [
-            data[start:end].tobytes().decode("utf-8", "surrogateescape")
+            str(data[start:end], "utf-8", "surrogateescape")
             for start, end in zip(self._key_starts.tolist(), ends.tolist(), strict=True)
         ]
 
@@ -199,7 +218,7 @@ class VectorRows:
         data, rows = self._rows.data, self._rows
         types = _windows(data, "u1", dim + 1)[types_at[part]]
         kinds = types[:, dim]
-        sizes = SIZES[types]
+        sizes = _translate(types, SIZES)
         widest = int(sizes[:, :dim].max(initial=0))
         if widest == IMPOSSIBLE or (kinds > 9).any():
             raise self._malformed(
@@ -231,12 +250,18 @@ def _windows(data: npt.NDArray[np.uint8], dtype: str, length: int = 1) -> npt.ND
     return np.ndarray(shape, dtype, data, strides=(1,) * len(shape))
 
 
+def _translate(types: npt.NDArray[np.uint8], table: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Look bytes up in a table of 256, faster than by an index."""
+    translated = types.tobytes().translate(table.tobytes())
+    return np.frombuffer(translated, np.uint8).reshape(types.shape)
+
+
 def _read_integers(
     data: npt.NDArray[np.uint8], at: Ints, types: npt.NDArray[np.uint8], width: int
 ) -> npt.NDArray[Any]:
     """Read signed integers of up to `width` bytes: a wide read, shifted down with its sign."""
     values = _windows(data, f">i{width}")[at].astype(f"i{width}")
-    values >>= SHIFTS[width][types]
+    values >>= _translate(types, SHIFTS[width])
     constant = types >= 8  # the integers 0 and 1 take no bytes
     if constant.any():
         values[constant] = types[constant] - np.uint8(8)

@@ -7,30 +7,33 @@ import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from streamfile._reader import LocalReader, Reader, RemoteReader
+from streamfile._keyed_vectors import KeyedVectorsNames
+from streamfile._matrix import Matrix
+from streamfile._reader import Reader
+from streamfile._shapes import Array, Key, as_list, padded_length, shaped
+from streamfile._sources import open_reader
 from streamfile._vectors import SCAN_ROWS, Vectors
-from streamfile.errors import ArgumentError, PathError
+from streamfile.errors import ArgumentError
 from vfs import Budget, Stats
 
-Array = npt.NDArray[Any]
-Key = Any  # a string; a number has a vector too
 
-
-class Magnitude:
+class Magnitude(KeyedVectorsNames):
     """Word vectors of a ``.magnitude`` file, local or on a web server.
 
     Parameters
     ----------
-    path : str or os.PathLike
-        A local file, or with ``stream=True`` an http or https URL.
+    path : str or os.PathLike, or Magnitude
+        A local file, a URL, or the name of a published model such as
+        ``glove/light/glove.6B.50d``, on the server that ``STREAMFILE_REMOTE`` names. What is not
+        local is downloaded once, into ``~/.magnitude``, unless it is streamed. Several Magnitude
+        objects instead, with no options, give their concatenation.
     stream : bool
-        Read the URL by ranges, without downloading it.
+        Read the file by ranges from where it is, without downloading it.
     stream_options : mapping, optional
         The options of `vfs.open`, e.g. ``{"cache_dir": "/tmp/cache", "max_bytes": 10**8}``.
     lazy_loading : int
@@ -53,6 +56,8 @@ class Magnitude:
     ngram_oov : bool, optional
         Whether keys outside the file get the mean vector of their n-grams. Default: yes, but for
         ELMo files.
+    language : str, optional
+        Of the affixes that are stripped from a key outside the file to find similar ones: "en".
     dtype : numpy float type
         Of all answers.
 
@@ -74,10 +79,18 @@ class Magnitude:
     after a fork, and pickled (path and options travel).
     """
 
+    def __new__(cls, *arguments: Any, **options: Any) -> Magnitude:
+        """Make a `ConcatenatedMagnitude` of Magnitude objects."""
+        if cls is Magnitude and arguments and isinstance(arguments[0], Magnitude):
+            from streamfile._concatenation import ConcatenatedMagnitude
+
+            return object.__new__(ConcatenatedMagnitude)
+        return object.__new__(cls)
+
     def __init__(
         self,
-        path: str | os.PathLike[str],
-        *,
+        path: str | os.PathLike[str] | Magnitude,
+        *others: Magnitude,
         stream: bool = False,
         stream_options: Mapping[str, Any] | None = None,
         lazy_loading: int = 0,
@@ -90,13 +103,17 @@ class Magnitude:
         truncate_left: bool = False,
         placeholders: int = 0,
         ngram_oov: bool | None = None,
+        language: str | None = "en",
         dtype: npt.DTypeLike = np.float32,
     ) -> None:
-        self._arguments = {k: v for k, v in locals().items() if k not in ("self", "path")}
+        unnamed = ("self", "path", "others")
+        self._arguments = {k: v for k, v in locals().items() if k not in (*unnamed, "unnamed")}
+        if others or isinstance(path, Magnitude):
+            raise ArgumentError("only Magnitude objects can be concatenated: Magnitude(a, b)")
         self.path = os.fspath(path)
         self.use_numpy = use_numpy
         self.case_insensitive = case_insensitive
-        self.pad_to_length = _length(pad_to_length)
+        self.pad_to_length = padded_length(pad_to_length)
         self.pad_left = pad_left
         self.truncate_left = truncate_left
         self.placeholders = placeholders
@@ -106,13 +123,15 @@ class Magnitude:
                 f"lazy_loading={lazy_loading}, placeholders={placeholders}: expected -1 or more, "
                 "and 0 or more"
             )
-        self._reader = _open(self.path, stream, stream_options)
+        self._reader = self._open(stream, stream_options)
+        self._matrix = Matrix(self._reader)
         self._vectors = Vectors(
             self._reader,
             lazy_loading=lazy_loading,
             normalized=normalized,
             ngram_oov=ngram_oov,
             case_insensitive=case_insensitive,
+            language=language,
             dtype=self.dtype,
         )
         if lazy_loading == -1:
@@ -188,30 +207,15 @@ class Magnitude:
         vfs.VFSError
             See `vfs.errors`.
         """
-        q = _as_list(q)
-        if not isinstance(q, list):
-            return self._given(self._padded(self._vectors.of_keys([q], normalized))[0])
-        length = self.pad_to_length if pad_to_length is None else _length(pad_to_length)
-        left = self.pad_left if pad_left is None else pad_left
-        keep_last = self.truncate_left if truncate_left is None else truncate_left
-        nested = bool(q) and all(isinstance(_as_list(keys), list) for keys in q)
-        lists = [_as_list(keys) for keys in q] if nested else [q]
-        if length is None:
-            length = max(map(len, lists))
-        lists = [
-            keys[max(len(keys) - length, 0) :] if keep_last else keys[:length] for keys in lists
-        ]
-        keys_in_line = [key for keys in lists for key in keys]
-        vectors = self._padded(self._vectors.of_keys(keys_in_line, normalized))
-        if not nested and len(vectors) == length:
-            return self._given(vectors)
-        answer = np.zeros((len(lists), length, vectors.shape[1]), self.dtype)
-        at = 0
-        for row, keys in zip(answer, lists, strict=True):
-            begin = length - len(keys) if left else 0
-            row[begin : begin + len(keys)] = vectors[at : at + len(keys)]
-            at += len(keys)
-        return self._given(answer if nested else answer[0])
+        length = padded_length(self.pad_to_length if pad_to_length is None else pad_to_length)
+        answer = shaped(
+            q,
+            lambda keys: self._padded(self._vectors.of_keys(keys, normalized)),
+            pad_to_length=length,
+            pad_left=self.pad_left if pad_left is None else pad_left,
+            truncate_left=self.truncate_left if truncate_left is None else truncate_left,
+        )
+        return self._given(answer)
 
     def index(self, q: int | Sequence[int], return_vector: bool = True) -> Any:
         """Give keys by their place in the file, which is usually by falling frequency.
@@ -233,7 +237,7 @@ class Magnitude:
         IndexError
             A place that the file does not have.
         """
-        indices = _as_list(q)
+        indices = as_list(q)
         single = not isinstance(indices, list)
         places = [self._place(number) for number in ([indices] if single else indices)]
         answer: list[Any] = list(self._rows(places))
@@ -277,6 +281,9 @@ class Magnitude:
     def __repr__(self) -> str:
         return f"<Magnitude {self._reader.name}>"
 
+    def _open(self, stream: bool, stream_options: Mapping[str, Any] | None) -> Reader:
+        return open_reader(self.path, stream, stream_options)
+
     def _rows(self, places: Sequence[int]) -> Iterator[tuple[str, Any]]:
         keys, vectors = self._vectors.of_places(places)
         for key, vector in zip(keys, self._padded(vectors), strict=True):
@@ -297,35 +304,6 @@ class Magnitude:
 
     def _given(self, answer: Array) -> Any:
         return answer if self.use_numpy else answer.tolist()
-
-
-def _open(path: str, stream: bool, stream_options: Mapping[str, Any] | None) -> Reader:
-    remote = path.startswith(("http://", "https://"))
-    options = dict(stream_options or {})
-    if stream:
-        return RemoteReader(path, **options)
-    if options:
-        raise ArgumentError("stream_options are given without stream=True")
-    if remote:
-        raise PathError(f"{path} is a URL: pass stream=True to read it from where it is")
-    if not Path(path).is_file():
-        raise PathError(
-            f"{path}: no such file; for a file on a web server pass its URL and stream=True"
-        )
-    return LocalReader(path)
-
-
-def _as_list(q: Any) -> Any:
-    """Turn the sequences that hold keys into lists, and leave keys as they are."""
-    if isinstance(q, np.ndarray):
-        return q.tolist()
-    return list(q) if isinstance(q, (list, tuple, range)) else q
-
-
-def _length(pad_to_length: int | None) -> int | None:
-    if pad_to_length is not None and pad_to_length < 0:
-        raise ArgumentError(f"pad_to_length={pad_to_length}: expected 0 or more")
-    return pad_to_length
 
 
 def _float_type(dtype: npt.DTypeLike) -> np.dtype[Any]:

@@ -12,6 +12,7 @@ import xxhash
 from streamfile.errors import ArgumentError
 
 BOW = EOW = "\uf000"
+NAMESPACE_END = "\uf002"
 SHORTEST_NGRAM, LONGEST_NGRAM = 1, 6
 RUN_OF_THREE = re.compile(r"([^<])\1{2,}", re.DOTALL)
 RANDOM_SHARE = 0.3
@@ -19,7 +20,7 @@ RANDOM_SHARE = 0.3
 Vector = npt.NDArray[np.float64]
 
 
-def random_vector(text: str, dim: int) -> Vector:
+def random_vector(text: str, dim: int, namespace: str | None = None) -> Vector:
     """Hash a text to a vector of components uniform in [-1, 1).
 
     Parameters
@@ -28,7 +29,11 @@ def random_vector(text: str, dim: int) -> Vector:
         Hashed by xxHash32 of its UTF-8 form to the seed of a Mersenne Twister.
     dim
         Components.
+    namespace
+        Keeps the vectors of equal texts in different namespaces apart.
     """
+    if namespace is not None:
+        text = namespace + NAMESPACE_END + text
     seed = xxhash.xxh32_intdigest(text.encode("utf-8", "surrogatepass"))
     return np.random.RandomState(seed).uniform(-1, 1, dim)
 
@@ -50,8 +55,10 @@ def hash_vector(
     ngram_oov: bool,
     case_insensitive: bool,
     dtype: npt.DTypeLike,
+    namespace: str | None = None,
+    similar: npt.NDArray[Any] | None = None,
 ) -> Vector:
-    """Make the vector of a key that is in no file and has no similar keys.
+    """Make the vector of a key that is in no file.
 
     Parameters
     ----------
@@ -60,13 +67,17 @@ def hash_vector(
     dim
         Components.
     normalized
-        Whether the vector is of unit length, or of length 0.3.
+        Whether the vector is of unit length; else one of no similar keys is of length 0.3.
     ngram_oov
         Whether to average over the key's n-grams, so that similar keys have similar vectors.
     case_insensitive
         Whether to lower-case the key first.
     dtype
         A float type, which scales numbers.
+    namespace
+        See `random_vector`.
+    similar
+        Vectors of similar keys, shape (n, dim), in whose direction most of the answer goes.
 
     Returns
     -------
@@ -79,7 +90,7 @@ def hash_vector(
         A whole number beyond the range of floats.
     """
     if not isinstance(key, str):
-        vector = random_vector(type(key).__name__, dim)
+        vector = random_vector(type(key).__name__, dim, namespace)
         try:
             vector[-1] = np.dtype(dtype).type(key) / np.finfo(dtype).max
         except OverflowError as failure:
@@ -89,8 +100,13 @@ def hash_vector(
     text = RUN_OF_THREE.sub(r"\1\1", text)
     if ngram_oov:
         pieces = ngrams(text, SHORTEST_NGRAM, LONGEST_NGRAM)
-        vector = np.mean([random_vector(piece, dim) for piece in pieces], axis=0)
+        vector = np.mean([random_vector(piece, dim, namespace) for piece in pieces], axis=0)
     else:
-        vector = random_vector(text, dim)
+        vector = random_vector(text, dim, namespace)
     vector *= RANDOM_SHARE / np.linalg.norm(vector)
+    if similar is not None and len(similar):
+        mean = np.mean(similar, axis=0, dtype=np.float64)
+        length = np.linalg.norm(mean)
+        if length != 0:
+            vector += (1 - RANDOM_SHARE) * (mean / length)
     return vector / np.linalg.norm(vector) if normalized else vector

@@ -12,9 +12,12 @@ from typing import Any, TypeVar, cast
 from urllib.parse import quote
 
 import apsw
+import numpy as np
 import numpy.typing as npt
 
 from streamfile._format import Format, VectorRows, read_format
+from streamfile._fulltext import Fulltext
+from streamfile._similar import similar_rows
 from streamfile.errors import FormatError
 from vfs import (
     Budget,
@@ -26,9 +29,11 @@ from vfs import (
     Pages,
     RemoteFile,
     RemotePages,
+    ScanPages,
     Stats,
     Table,
     Walk,
+    connect,
     nocase,
     pack,
     run,
@@ -61,6 +66,7 @@ class Contents:
     format: Format
     table: Table
     index: Index
+    fulltext: Fulltext | None
     version: Identity | None
 
     @classmethod
@@ -69,12 +75,17 @@ class Contents:
         told = read_format(pages)
         table = Table(pages, told.table_root, told.size)
         index = Index(pages, told.index_root, told.size, fold=nocase)
-        return cls(pages, told, table, index, version)
+        fulltext = None
+        if told.segments_root:
+            fulltext = Fulltext(pages, told.segments_root, told.blocks_root)
+        return cls(pages, told, table, index, fulltext, version)
 
     @property
-    def trees(self) -> tuple[Table, Index]:
-        """Both trees, in the order in which they are packed."""
-        return self.table, self.index
+    def trees(self) -> tuple[Table | Index, ...]:
+        """All trees, in the order in which they are packed."""
+        if self.fulltext is None:
+            return self.table, self.index
+        return self.table, self.index, self.fulltext.segments, self.fulltext.blocks
 
 
 class Reader:
@@ -86,11 +97,15 @@ class Reader:
         Counters of the network; all zero for a local file.
     budget
         Limits on them.
+    namespace
+        Of the hashes of keys that it does not have.
     """
 
     stats: Stats
     budget: Budget
+    namespace: str | None = None
     _contents: Contents
+    _connection: apsw.Connection | None = None
 
     @property
     def name(self) -> str:
@@ -126,16 +141,68 @@ class Reader:
         entries = self._run(lambda contents: contents.index.find(wanted))
         return _choose(keys, wanted, entries, case_insensitive=case_insensitive)
 
+    def similar(
+        self, keys: Sequence[str], *, language: str | None, case_insensitive: bool
+    ) -> list[list[int]]:
+        """Find the rows similar to keys that the file does not have, see `similar_rows`."""
+        return self._run(
+            lambda contents: similar_rows(
+                contents,
+                keys,
+                language=language,
+                case_insensitive=case_insensitive,
+                encode=encode,
+                match=self.execute,
+            )
+        )
+
+    def execute(self, sql: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
+        """Run an SQL query.
+
+        Raises
+        ------
+        vfs.DatabaseError
+            SQLite cannot.
+        """
+        try:
+            with sqlite:
+                if self._connection is None:
+                    self._connection = self._connect()
+                return self._connection.execute(sql, values).fetchall()
+        except apsw.Error as failure:
+            raise DatabaseError(f"{self.name}: SQLite cannot read it: {failure}") from failure
+
     def rows(self, rowids: npt.ArrayLike) -> VectorRows:
         """Read rows by row id; those that do not exist are left out."""
         rows = self._run(lambda contents: contents.table.find(rowids))
         return VectorRows(self.name, rows, self.format.dim)
 
+    @property
+    def contents(self) -> Contents:
+        """What was read to open the file, of the version that the server has."""
+        return self._contents
+
+    def leaves(self, last: int) -> npt.NDArray[np.int64]:
+        """List the leaf pages of the rows up to a row id, in their order."""
+        return self._run(lambda contents: contents.table.leaves(last))
+
+    def scan_pages(self, gap: int) -> Pages:
+        """Give what reads pages for a scan, those at most a gap apart in one range."""
+        return self._contents.pages
+
     def close(self) -> None:
-        """Close the file."""
+        """Close the file, and SQLite's connection."""
+        with sqlite:
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
 
     def after_fork(self) -> None:
         """Let go of what belongs to the parent process."""
+        self._connection = None
+
+    def _connect(self) -> apsw.Connection:
+        raise NotImplementedError
 
     def _run(self, walk: Callable[[Contents], Walk[T]]) -> T:
         return run(self._contents.pages, walk(self._contents))
@@ -161,7 +228,6 @@ class LocalReader(Reader):
         self.stats = Stats()
         self.budget = Budget(self.stats, None, None)
         self._path = path
-        self._connection: apsw.Connection | None = None
         self._contents = Contents.of(LocalPages(path))
 
     def find(self, keys: Sequence[str], *, case_insensitive: bool) -> dict[str, int]:
@@ -188,17 +254,6 @@ class LocalReader(Reader):
             groups.setdefault(nocase(entry[0]), []).append(entry)
         entries = [groups.get(nocase(name), []) for name in wanted]
         return _choose(keys, wanted, entries, case_insensitive=True)
-
-    def close(self) -> None:
-        """Close SQLite's connection."""
-        with sqlite:
-            if self._connection is not None:
-                self._connection.close()
-                self._connection = None
-
-    def after_fork(self) -> None:
-        """Make an own connection when next needed."""
-        self._connection = None
 
     def _select(self, wanted: Sequence[bytes]) -> Entries:
         """Get the rows whose keys are equal to any of these under NOCASE."""
@@ -242,6 +297,7 @@ class RemoteReader(Reader):
     """
 
     def __init__(self, url: str, **options: Any) -> None:
+        self._url, self._options = url, options
         self.file = RemoteFile(url, **options)
         self.stats = self.file.stats
         self.budget = self.file.budget
@@ -259,14 +315,29 @@ class RemoteReader(Reader):
             self._open()
         return self._contents.format
 
+    @property
+    def contents(self) -> Contents:
+        """What was read to open the file, of the version that the server has."""
+        assert self.format
+        return self._contents
+
+    def scan_pages(self, gap: int) -> Pages:
+        """Give what reads pages for a scan, as `Reader.scan_pages`: past the cache."""
+        return ScanPages(self._pages, gap)
+
     def close(self) -> None:
         """Keep what was learned, and close the file."""
+        super().close()
         self._save()
         self.file.close()
 
     def after_fork(self) -> None:
         """Replace the lock, which a thread of the parent process may have held."""
+        super().after_fork()
         self._lock = threading.Lock()
+
+    def _connect(self) -> apsw.Connection:
+        return connect(self._url, **self._options)
 
     def _open(self) -> None:
         """Read what is needed to open the file, in the version that the cache or server has."""
@@ -282,13 +353,14 @@ class RemoteReader(Reader):
                 self._load(version)
 
     def _load(self, version: Identity) -> None:
-        contents = Contents.of(RemotePages(self.file), version)
+        pages = RemotePages(self.file)
+        contents = Contents.of(pages, version)
         record = self.file.recall(ROUTER)
         if record is None or not unpack(record, contents.trees):
             roots = together([tree.touch() for tree in contents.trees])
             run(contents.pages, roots, opening=True)
             record = None
-        self._contents = contents
+        self._contents, self._pages = contents, pages
         self._saved = 0 if record is None else self._known()
 
     def _run(self, walk: Callable[[Contents], Walk[T]]) -> T:

@@ -34,7 +34,7 @@ class Vectors:
     ----------
     reader
         Of the file.
-    lazy_loading, normalized, ngram_oov, case_insensitive, dtype
+    lazy_loading, normalized, ngram_oov, case_insensitive, language, dtype
         See `streamfile.Magnitude`.
     """
 
@@ -46,6 +46,7 @@ class Vectors:
         normalized: bool | None,
         ngram_oov: bool | None,
         case_insensitive: bool,
+        language: str | None,
         dtype: np.dtype[Any],
     ) -> None:
         self.dtype = dtype
@@ -54,6 +55,7 @@ class Vectors:
         self._normalized = normalized
         self._ngram_oov = ngram_oov
         self._case_insensitive = case_insensitive
+        self._language = language
         self._recent: dict[bool, RecentVectors] = {}  # by whether they are of unit length
         self._lock = threading.Lock()
         self._pid = os.getpid()
@@ -105,13 +107,19 @@ class Vectors:
         for name in known:
             del absent[name]
         rowids = self.find([name for name in absent if isinstance(name, str)])
-        rows = self._reader.rows(list(rowids.values()))
+        spelt = [name for name in absent if isinstance(name, str) and name not in rowids]
+        similar = self._similar(spelt)
+        rows = self._reader.rows([*rowids.values(), *itertools.chain(*similar.values())])
         unit = self._choice(normalized)  # a first answer may have found another file
         vectors = rows.vectors(self._reader.format.precision, normalized=unit)
         position = {rowid: at for at, rowid in enumerate(rows.rowids.tolist())}
         place = {name: position[rowid] for name, rowid in rowids.items() if rowid in position}
         hashed = [name for name in absent if name not in place]
-        pieces = [vectors, *(self._hashed(name, unit)[None] for name in hashed)]
+        standing_in = {
+            name: vectors[[position[rowid] for rowid in similar.get(name, []) if rowid in position]]
+            for name in hashed
+        }
+        pieces = [vectors, *(self._hashed(name, unit, standing_in[name])[None] for name in hashed)]
         if known:
             pieces.append(recent)
         place |= zip([*hashed, *known], itertools.count(len(vectors)), strict=False)
@@ -175,14 +183,25 @@ class Vectors:
         """Give an option's value: as chosen, else what suits the kind of file."""
         return not self._reader.assumed.elmo if chosen is None else chosen
 
-    def _hashed(self, name: Any, unit: bool) -> Array:
+    def _similar(self, names: Sequence[str]) -> dict[str, list[int]]:
+        """Find the rows that stand in for keys that the file does not have."""
+        if not names:
+            return {}
+        found = self._reader.similar(
+            names, language=self._language, case_insensitive=self._case_insensitive
+        )
+        return dict(zip(names, found, strict=True))
+
+    def _hashed(self, name: Any, unit: bool, similar: Array) -> Array:
         return hash_vector(
             name if isinstance(name, str) else name[1],
             self._reader.format.dim,
+            similar=similar,
             normalized=unit,
             ngram_oov=self.ngram_oov,
             case_insensitive=self._case_insensitive,
             dtype=self.dtype,
+            namespace=self._reader.namespace,
         ).astype(self.dtype)
 
     def _recent_vectors(self, unit: bool) -> RecentVectors:

@@ -935,8 +935,6 @@ def test_paths_that_cannot_be(words, tmp_path):
     assert isinstance(caught.value, (StreamfileError, FileNotFoundError))
     with pytest.raises(FileNotFoundError, match=str(tmp_path)):
         Magnitude(tmp_path)
-    with pytest.raises(PathError, match=r"http://127\.0\.0\.1/a is a URL.*stream=True"):
-        Magnitude("http://127.0.0.1/a")
     with pytest.raises(ArgumentError, match=r"stream_options.*stream=True"):
         Magnitude(words, stream_options={"max_bytes": 5})
     with pytest.raises(vfs.OptionError, match=r"no URL.*http://.*https://"):

@@ -16,10 +16,14 @@ from vfs._options import Options
 from vfs._pages import Layout, LocalPages, Pages, RemotePages
 from vfs._record import decode_record, read_varints
 from vfs._router import pack, unpack
+from vfs._span import ScanPages
 from vfs._sqlite import connect, file_of
 from vfs._stats import Budget, Counters, Stats
+from vfs._sweep import read_keys
 from vfs._table import Rows, Table
+from vfs._tree import VisitedMany
 from vfs._walk import Walk, run, together
+from vfs._workers import Workers
 from vfs.errors import (
     AccessError,
     BudgetError,
@@ -62,18 +66,22 @@ __all__ = [
     "RemotePages",
     "ResponseError",
     "Rows",
+    "ScanPages",
     "Stats",
     "StatusError",
     "Table",
     "TransportError",
     "VFSError",
+    "VisitedMany",
     "Walk",
+    "Workers",
     "connect",
     "decode_record",
     "file_of",
     "nocase",
     "open",
     "pack",
+    "read_keys",
     "read_varints",
     "run",
     "together",

@@ -146,6 +146,29 @@ class RemoteFile:
                 raise
             return self._read(newer, wanted, spare, keep=keep)
 
+    def read_past_cache(self, ranges: Sequence[Range]) -> list[bytes]:
+        """Read ranges with one request each, in one parallel wave, and keep nothing of them.
+
+        For scans, whose bytes would displace all that is worth keeping.
+
+        Parameters
+        ----------
+        ranges
+            (start, end) pairs in bytes, end exclusive, none of them empty.
+
+        Raises
+        ------
+        FileChangedError
+            The server has another version, even where only the cache had answered before.
+        VFSError
+            See `vfs.errors`.
+        """
+        self._after_fork()
+        version = self._version
+        bodies, _ = self._transport.fetch(ranges, version.identity)
+        self._answered(version)
+        return bodies
+
     def cached(self, offset: int, length: int) -> bytes | None:
         """Read a range if it is all in the cache, without the network; else None."""
         self._after_fork()

@@ -86,6 +86,11 @@ class RemotePages:
     file
         Read from; it may be shared.
 
+    Attributes
+    ----------
+    version
+        Of the file when its header was read.
+
     Raises
     ------
     DatabaseError
@@ -98,8 +103,8 @@ class RemotePages:
         header = file.cached(0, 100)
         if header is None:
             header = file.read(0, 100)
-        self._version = file.assumed
-        self.layout = Layout(self.name, header, self._version.size)
+        self.version = file.assumed
+        self.layout = Layout(self.name, header, self.version.size)
 
     def read(
         self, numbers: Iterable[int], *, spare: Sequence[int] = (), opening: bool = False
@@ -144,7 +149,7 @@ class RemotePages:
             page = self.cached(number)
             if page is not None:
                 pages[number] = page
-        if self.file.assumed != self._version:
+        if self.file.assumed != self.version:
             raise FileChangedError(f"{self.name}: the file changed since its header was read")
         return pages
 

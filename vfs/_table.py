@@ -107,6 +107,63 @@ class Table(BTree[TableNode]):
         order = np.argsort(sought_ids[exists])
         return Rows(sought_ids[exists][order], rows.data, rows.starts[order], rows.sizes[order])
 
+    def leaves(self, last: int) -> Walk[Ints]:
+        """List leaf pages from interior ones, without reading all of them.
+
+        Parameters
+        ----------
+        last
+            The highest row id that counts.
+
+        Returns
+        -------
+        ndarray
+            The pages that hold all rows up to it, in row order, int64, shape (n,).
+        """
+        if self.depth is None:
+            yield from self.find([1])
+        depth, level = self.depth or 0, [self.root]
+        for height in range(depth):
+            if (yield from self._node_walk(dict.fromkeys(level), height)):
+                raise self.malformed(self.root, "leaves at different depths below it")
+            nodes = [self.interior[number] for number in level]
+            below = [node.children[: np.searchsorted(node.keys, last) + 1] for node in nodes]
+            children = np.concatenate(below)
+            if len(np.unique(children)) < len(children):
+                raise self.malformed(self.root, "a page twice below it")
+            level = children.tolist()
+        return np.array(level, np.int64)
+
+    def rows_of(self, leaves: Ints, visited: Visited) -> Walk[Rows]:
+        """Read all rows of leaf pages.
+
+        Parameters
+        ----------
+        leaves
+            Page numbers from `leaves`, in its order.
+        visited
+            Shared by all calls of one scan.
+        """
+        numbers = leaves.tolist()
+        visited.add(numbers)
+        pages = yield from self._node_walk(dict.fromkeys(numbers), self.depth or 0)
+        if len(pages) < len(numbers):
+            raise self.malformed(self.root, "leaves at different depths below it")
+        data, starts = concatenate([pages[number] for number in numbers])
+        counts = data[starts + 3].astype(np.int64) << 8 | data[starts + 4]
+        if np.any(LEAF_HEADER + 2 * counts > self.layout.usable):
+            raise self.malformed(self.root, "a leaf of too many cells below it")
+        base = np.repeat(starts, counts)
+        position = np.arange(len(base)) - np.repeat(np.cumsum(counts) - counts, counts)
+        pointers = base + LEAF_HEADER + 2 * position
+        offsets = data[pointers].astype(np.int64) << 8 | data[pointers + 1]
+        if np.any(offsets + LEAST_CELL - 2 > self.layout.usable):
+            raise self.malformed(self.root, "a cell outside of its leaf below it")
+        rows = yield from self._records(data, base, base + offsets, visited)
+        if np.any(rows.rowids[1:] <= rows.rowids[:-1]):
+            raise self.malformed(self.root, "row ids out of order below it")
+        return rows
+
     def scan(self, *, most_pages: int) -> Walk[list[tuple[int, list[Value]]]]:
         """Read a whole small table.
 

@@ -213,5 +213,27 @@ class Visited:
         self._seen.update(numbers)
 
 
+class VisitedMany(Visited):
+    """The same for a walk through much of a file: a byte a page.
+
+    Parameters
+    ----------
+    pages
+        Of the file.
+    """
+
+    def __init__(self, pages: Pages) -> None:
+        super().__init__(pages.name)
+        self._marks = np.zeros(pages.layout.page_count + 1, bool)
+
+    def add(self, numbers: Collection[int]) -> None:
+        """Take note of pages, as `Visited.add`."""
+        which = np.fromiter(numbers, np.int64, len(numbers))
+        if self._marks[which].any():
+            again = int(which[self._marks[which]].min())
+            raise DatabaseError(f"{self._name}: malformed: two ways lead to page {again}")
+        self._marks[which] = True
+
+
 def _header_at(number: int) -> int:
     return 100 if number == 1 else 0

@@ -77,7 +77,10 @@ def together(walks: Sequence[Walk[Any]]) -> Walk[list[Any]]:
     def advance(position: int, got: Mapping[int, Page] | None) -> None:
         try:
             walk = walks[position]
-            wants[position] = next(walk) if got is None else walk.send(got)
+            wanted = next(walk) if got is None else walk.send(got)
+            while not wanted:  # it knows the way already, and need not wait for the others
+                wanted = walk.send({})
+            wants[position] = wanted
         except StopIteration as done:
             results[position] = done.value
             wants.pop(position, None)

@@ -1,0 +1,103 @@
+"""The best rows of a file by a score of their cosines with some vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from streamfile._matrix import Matrix
+
+Doubles = npt.NDArray[np.float64]
+Score = Callable[[npt.NDArray[Any], float], npt.NDArray[Any]]
+
+
+def rank(
+    matrix: Matrix,
+    units: Doubles,
+    score: Score,
+    count: int,
+    *,
+    topn: int | None,
+    least: float | None,
+    excluded: Collection[str],
+    fold: Callable[[str], str],
+) -> list[tuple[str, float]]:
+    """Rank the first rows of a file.
+
+    The cosines of all rows are rounded products; those of rows that may be among the best are
+    computed again in float64, so that equal vectors score the same wherever they are.
+
+    Parameters
+    ----------
+    matrix
+        Of the file.
+    units
+        Vectors of unit length, shape (m, dim).
+    score
+        Makes scores, shape (n,), of cosines, shape (m, n), and of how far off they may be: with
+        a positive number an upper bound, with a negative one a lower bound.
+    count
+        How many rows.
+    topn
+        How many answers, None for all.
+    least
+        The lowest score of an answer.
+    excluded
+        Folded keys that are no answers.
+    fold
+        Keys that it makes the same are one key.
+
+    Returns
+    -------
+    list of (key, score)
+        The best first, and of equals the first in the file.
+    """
+    if topn == 0 or not count:
+        return []
+    targets = units[:, : matrix.reader.format.dim]
+    cosines = matrix.cosines(targets, count)
+    slack = 1e-6 + 1e-7 * targets.shape[1] ** 0.5
+    low, high = score(cosines, -slack), score(cosines, slack)
+    wanted = count if topn is None else topn + len(excluded)
+    while True:
+        bar = -np.inf if wanted >= count else np.partition(low, count - wanted)[-wanted]
+        if least is not None:
+            bar = max(bar, least)
+        places = np.flatnonzero(high >= bar)
+        keys, exact = _rescore(matrix, places, targets, count)
+        scores = score(exact, 0.0)
+        found: dict[str, tuple[str, float]] = {}
+        for at in np.lexsort((places, -scores)).tolist():
+            name, value = fold(keys[at]), float(scores[at])
+            if least is not None and value < least:
+                break
+            if name not in excluded:
+                found.setdefault(name, (keys[at], value))
+        complete = wanted >= count or bar == least
+        if complete or (topn is not None and len(found) >= topn):
+            return list(found.values())[:topn]
+        wanted *= 2
+
+
+def unit(vectors: Doubles) -> Doubles:
+    """Scale vectors to unit length; those without direction stay as they are."""
+    lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    answer: Doubles = vectors / np.where(lengths == 0, 1, lengths)
+    return answer
+
+
+def _rescore(
+    matrix: Matrix, places: npt.NDArray[np.int64], targets: Doubles, count: int
+) -> tuple[list[str], Doubles]:
+    """Give the keys of places, and their cosines with unit vectors, shape (m, n)."""
+    keys: list[str] = []
+    cosines = [np.empty((len(targets), 0))]
+    for names, stored in matrix.pick(places, count):
+        keys += names
+        vectors = unit(stored.astype(np.float64))
+        # A product of matrices would round one row otherwise than another.
+        cosines.append(np.array([(vectors * target).sum(1) for target in targets]))
+    return keys, np.concatenate(cosines, axis=1)

@@ -1,0 +1,300 @@
+"""What is similar to what: distances, rankings, analogies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from streamfile._matrix import Matrix
+from streamfile._ranking import Doubles, rank, unit
+from streamfile._reader import Reader
+from streamfile._scan import scan
+from streamfile._shapes import Array, as_vector, several
+from streamfile.errors import ArgumentError, FormatError
+
+Item = Any  # a key or a vector
+
+CLOSER = 1e-5
+COSMUL_EPSILON = 1e-6
+
+
+class Similarity:
+    """The part of `streamfile.Magnitude` that compares vectors; it needs the rest of it.
+
+    Keys and vectors may stand for each other in all arguments. A vector is a numpy array of one
+    dimension, or a list of numbers.
+    """
+
+    dtype: np.dtype[Any]
+    placeholders: int
+    case_insensitive: bool
+    _reader: Reader
+    _matrix: Matrix
+    query: Callable[..., Any]
+
+    @property
+    def dim(self) -> int:
+        """Dimensions of the answers."""
+        raise NotImplementedError
+
+    @property
+    def normalized(self) -> bool:
+        """Whether vectors are of unit length unless a query says otherwise."""
+        raise NotImplementedError
+
+    def distance(self, key: Item, q: Item | Sequence[Item]) -> Any:
+        """Give the Euclidean distance between a key and one or several others.
+
+        Parameters
+        ----------
+        key, q : key or vector, q also a list of them
+
+        Returns
+        -------
+        float or list of float
+            A list for a list.
+        """
+        first, others, single = self._pair(key, q)
+        distances = np.linalg.norm(others - first, axis=1).tolist()
+        return distances[0] if single else distances
+
+    def similarity(self, key: Item, q: Item | Sequence[Item]) -> Any:
+        """Give the cosine of the angle between a key and one or several others.
+
+        Parameters
+        ----------
+        key, q : key or vector, q also a list of them
+
+        Returns
+        -------
+        float or list of float
+            A list for a list.
+        """
+        first, others, single = self._pair(key, q)
+        cosines = (unit(others) @ unit(first)).tolist()
+        return cosines[0] if single else cosines
+
+    def most_similar_to_given(self, key: Item, keys: Sequence[Item]) -> Item:
+        """Pick the one of some keys that is most similar to a key.
+
+        Raises
+        ------
+        ArgumentError
+            There is none to pick from.
+        """
+        given, _ = several(keys)
+        if not given:
+            raise ArgumentError("most_similar_to_given: an empty list, there is none to pick")
+        return given[int(np.argmax(self.similarity(key, given)))]
+
+    def doesnt_match(self, keys: Sequence[Item]) -> Item:
+        """Pick the one of some keys that is farthest from their unit mean.
+
+        Raises
+        ------
+        ArgumentError
+            There is none to pick from.
+        """
+        given, _ = several(keys)
+        if not given:
+            raise ArgumentError("doesnt_match: an empty list, there is none to pick")
+        vectors = unit(self._resolve(given)[0])
+        return given[int(np.argmax(np.linalg.norm(vectors - unit(vectors.mean(0)), axis=1)))]
+
+    def most_similar(
+        self,
+        positive: Item | Sequence[Item],
+        negative: Item | Sequence[Item] = (),
+        topn: int | None = 10,
+        min_similarity: float | None = None,
+        return_similarities: bool = True,
+        *,
+        restrict_vocab: int | None = None,
+    ) -> Any:
+        """Rank the keys of the file by the cosine with a sum of vectors.
+
+        The first call reads all vectors, for a streamed file all of the table; as many as 256 MiB
+        hold are kept for the next one. The keys given are no answers, nor are repeats of a key.
+
+        Parameters
+        ----------
+        positive, negative : key, vector, or list of them
+            Unit vectors of positive keys are added, of negative keys subtracted; a vector counts
+            as it is.
+        topn : int, optional
+            How many answers, None for all.
+        min_similarity : float, optional
+            Below which there is no answer.
+        return_similarities
+            Whether to give the similarities too.
+        restrict_vocab : int, optional
+            Search only so many rows from the beginning of the file, usually the most frequent.
+
+        Returns
+        -------
+        list of (str, float), or of str
+            The most similar first; equally similar ones in the order of the file.
+
+        Raises
+        ------
+        FormatError
+            The file has no rows.
+        ArgumentError
+            A vector of another length, or a number that cannot be.
+        vfs.BudgetError
+            Reading the file would pass a budget. Nothing of it was read.
+        """
+        count = self._searched(topn, restrict_vocab)
+        vectors, _, excluded = self._targets(positive, negative)
+        if not len(vectors):
+            return []
+        direction = vectors[0] if len(vectors) == 1 else vectors.mean(0)
+        best = rank(
+            self._matrix,
+            unit(direction)[None],
+            lambda cosines, slack: cosines[0] + slack,
+            count,
+            topn=topn,
+            least=min_similarity,
+            excluded=excluded,
+            fold=self._fold,
+        )
+        return best if return_similarities else [key for key, _ in best]
+
+    def most_similar_cosmul(
+        self,
+        positive: Item | Sequence[Item],
+        negative: Item | Sequence[Item] = (),
+        topn: int | None = 10,
+        min_similarity: float | None = None,
+        return_similarities: bool = True,
+        *,
+        restrict_vocab: int | None = None,
+    ) -> Any:
+        """Rank the keys of the file by 3CosMul (Levy and Goldberg 2014).
+
+        Parameters, answers and errors are those of `most_similar`; the similarity is the product
+        of (1 + cosine) / 2 over the positives, divided by that over the negatives + 1e-6.
+        """
+        count = self._searched(topn, restrict_vocab)
+        vectors, positives, excluded = self._targets(positive, negative)
+        if not len(vectors):
+            return []
+
+        def score(cosines: Array, slack: float) -> Doubles:
+            shares = (1 + cosines.astype(np.float64)) / 2
+            above = np.clip(shares[:positives] + slack, 0, None).prod(0)
+            below = np.clip(shares[positives:] - slack, 0, None).prod(0)
+            answer: Doubles = above / (below + COSMUL_EPSILON)
+            return answer
+
+        units = unit(np.concatenate([vectors[:positives], -vectors[positives:]]))
+        best = rank(
+            self._matrix,
+            units,
+            score,
+            count,
+            topn=topn,
+            least=min_similarity,
+            excluded=excluded,
+            fold=self._fold,
+        )
+        return best if return_similarities else [key for key, _ in best]
+
+    def closer_than(self, key: Item, q: Item, topn: int | None = None) -> list[str]:
+        """List the keys that are more similar to a key than another one is.
+
+        Parameters
+        ----------
+        key, q : key or vector
+        topn : int, optional
+            How many at most, None for all.
+
+        Returns
+        -------
+        list of str
+            The most similar first.
+        """
+        least = self.similarity(key, q) + CLOSER
+        found: list[str] = self.most_similar(
+            [key], topn=topn, min_similarity=least, return_similarities=False
+        )
+        return found
+
+    def get_vectors_mmap(self) -> Array:
+        """Give all vectors of the file, in its order.
+
+        Returns
+        -------
+        ndarray
+            A new array, shape (number of vectors, dim).
+        """
+        told, normalized = self._reader.format, self.normalized
+        answer = np.zeros((told.size, told.dim + self.placeholders), self.dtype)
+        blocks = scan(
+            self._reader,
+            told.size,
+            lambda rows: rows.vectors(told.precision, normalized=normalized),
+        )
+        for first, block in blocks:
+            part = answer[first : first + len(block), : told.dim]
+            part[:] = block[: len(part)]
+        return answer
+
+    def unroll(self, v: Any) -> Any:
+        """Separate the layers of ELMo vectors; others are returned as they are."""
+        return v
+
+    def _pair(self, key: Item, q: Any) -> tuple[Doubles, Doubles, bool]:
+        others, single = several(q)
+        vectors, _ = self._resolve([key, *others])
+        return vectors[0], vectors[1:], single
+
+    def _resolve(self, items: Sequence[Item]) -> tuple[Doubles, list[bool]]:
+        """Give the vectors of items, and which of them are keys; all keys in one query."""
+        given = [as_vector(item) for item in items]
+        keys = [item for item, vector in zip(items, given, strict=True) if vector is None]
+        known = iter(np.asarray(self.query(keys, pad_to_length=len(keys)), np.float64))
+        dim = self.dim
+        for vector in given:
+            if vector is not None and (vector.shape != (dim,) or not np.isfinite(vector).all()):
+                raise ArgumentError(
+                    f"a vector of shape {vector.shape}: expected {dim} finite numbers"
+                )
+        found = [next(known) if vector is None else vector for vector in given]
+        is_key = [vector is None for vector in given]
+        return np.array(found, np.float64).reshape(len(items), dim), is_key
+
+    def _searched(self, topn: int | None, restrict_vocab: int | None) -> int:
+        """Give the number of rows to search, having checked that this is possible."""
+        for name, value in (("topn", topn), ("restrict_vocab", restrict_vocab)):
+            if value is not None and value < 0:
+                raise ArgumentError(f"{name}={value}: expected 0 or more")
+        size = self._reader.format.size
+        if not size:
+            raise FormatError(
+                f"{self._reader.name}: the file has no rows to search. For ELMo take the flavour "
+                "of the file with a vocabulary ('with Google News word2vec vocabulary')"
+            )
+        count = size if restrict_vocab is None else min(size, restrict_vocab)
+        self._matrix.check_cost(count)
+        return count
+
+    def _targets(self, positive: Any, negative: Any) -> tuple[Doubles, int, set[str]]:
+        """Give vectors, the negative ones negated, how many are positive, and excluded keys."""
+        positives, _ = several(positive)
+        negatives, _ = several(negative)
+        items = [*positives, *negatives]
+        if not items:
+            return np.empty((0, 0)), 0, set()
+        vectors, is_key = self._resolve(items)
+        if len(items) > 1:
+            vectors[is_key] = unit(vectors[is_key])
+        vectors[len(positives) :] *= -1
+        keys = [item for item, key in zip(items, is_key, strict=True) if key]
+        return vectors, len(positives), {self._fold(key) for key in keys if isinstance(key, str)}
+
+    def _fold(self, key: str) -> str:
+        return key.lower() if self.case_insensitive else key

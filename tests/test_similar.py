@@ -1,0 +1,480 @@
+"""Keys similar to those outside the file: the published search, as SQL that SQLite runs."""
+
+import contextlib
+import itertools
+import pickle
+import random
+import re
+from difflib import SequenceMatcher
+
+import apsw
+import magnitude_files as mf
+import numpy as np
+import pytest
+from serving import LoggingServer
+
+import vfs
+from streamfile import Magnitude
+from streamfile._fulltext import Fulltext
+from streamfile._oov import hash_vector
+from streamfile._reader import LocalReader, RemoteReader
+from streamfile._stem import ENGLISH_PREFIXES, ENGLISH_SUFFIXES, stem
+
+DIM = 7
+SIZE = 4000
+EDGE = "\uf000"
+SUBWORD = "magnitude_subword"
+
+SYLLABLES = re.findall(
+    r"\S+",
+    "ba be bo ca ce co da de di do fa fe ga ge go ha he la le li lo ma me mi mo na ne ni no pa pe "
+    "po ra re ri ro sa se si so ta te ti to va ve vi bar ter ron men lin sta gra pro tra ster ling",
+)
+PREFIXED = ("", "", "", "", "un", "re", "over", "inter", "counter-", "anti")
+SUFFIXED = ("", "", "", "", "ing", "ness", "ment", "able", "s", "ed", "-like", "ification")
+NAMED = [
+    "government", "naïve", "École", "école", "STRASSE", "Straße", "日本語", "ab-cd", "100%",
+    "fifty", "under_score", 'say "hi"', "hel'lo", "*star*", "hat^hat", "aa", "a", "Goood", "goood",
+    "good", "GOOD", "gOOd", "x" * 120, "happy", "Happy", "possible", "new york city", "1,234",
+    "12345678",
+]  # fmt: skip
+
+
+def words(count, seed):
+    """Make words that share their parts, as real ones do."""
+    rng = random.Random(seed)
+    made = dict.fromkeys(NAMED)
+    while len(made) < count:
+        middle = "".join(rng.choices(SYLLABLES, k=rng.choice([1, 2, 2, 3])))
+        word = rng.choice(PREFIXED) + middle + rng.choice(SUFFIXED)
+        made[rng.choice([word, word, word, word.capitalize(), word.upper()])] = None
+    return list(made)
+
+
+def misspelt(word, rng):
+    letters = list(word)
+    for _ in range(rng.choice([1, 1, 1, 2])):
+        at = rng.randrange(len(letters) + 1)
+        letter = rng.choice("etaoinshrdlu")
+        kind = rng.randrange(4)
+        if kind == 0 or len(letters) < 2:
+            letters.insert(at, letter)
+        elif kind == 1:
+            del letters[at - 1]
+        elif kind == 2:
+            letters[at - 1] = letter
+        else:
+            at = min(at, len(letters) - 2)
+            letters[at : at + 2] = reversed(letters[at : at + 2])
+    return "".join(letters)
+
+
+ODD = [
+    "goverment", "", "-", "b", "ab", "AB", "ab-ce", "state-of-the-artt", "naïvety", "Straßee",
+    "ÉCOLE",
+    "日本語テキスト", "1234567", "1,234.5", "y" * 300, "x" * 130, "a long misspelt phrase " * 30,
+    "a" * 2000, "abcdef " * 200, "101%", "%", "_", "a_", "_a%", "%%%a", "*", "**ab", "^ab", "^ter",
+    "^^^ter", "ab^ter", "x*y", "*star", "fo'o", "it's", "<<<<ter>>>>", "gooooood", "GoOoD",
+    "hhhappy",
+    "unhappynesss", "counter-possibleness", "a.b.c", "foo\nbar", "\ud800ter", "\uf000", "^\uf000ba",
+    "ing", "unununable", "İstanbull", "ﬁne", "lingling", "tererererer", 'say "hello"', '"', '"""',
+    'ter"ling', "a\0ter", "NEW YORK CITI", "terlingness", "un-terling-able", "Kelvinter",
+]  # fmt: skip
+
+
+# The specification once more, on top of SQL.
+
+
+def shrunk(text, least, most):
+    runs = [(char, len(list(run))) for char, run in itertools.groupby(text)]
+    return "".join(char * (n if char == "<" or n < least else most) for char, n in runs)
+
+
+def stemmed(key):
+    if len(key) > 150:
+        return key
+    while True:
+        lower = key.lower()
+        prefixes = [f for p in ENGLISH_PREFIXES.split(",") for f in (p, p + "-")]
+        suffixes = [f for s in ENGLISH_SUFFIXES.split(",") for f in (s, "-" + s)]
+        before = max((len(f) for f in prefixes if lower.startswith(f)), default=0)
+        behind = max((len(f) for f in suffixes if lower.endswith(f)), default=0)
+        begin = 0 if behind > before else before
+        end = len(key) - (0 if before > behind else behind)
+        rest = key[begin:end]
+        if len(rest) < 4 or rest == key:
+            return key
+        key = rest
+
+
+def windows(text, shortest, longest):
+    return [text[i : i + n] for n in range(shortest, longest + 1) for i in range(len(text) - n + 1)]
+
+
+def equal(connection, key, limit):
+    found = connection.execute("SELECT rowid FROM magnitude WHERE key = ? LIMIT ?", (key, limit))
+    return [rowid for (rowid,) in found]
+
+
+def sql_search(connection, grams, key):
+    """Run the search on its own, in the order of the specification."""
+    quoted = ['"' + re.sub(r"([*^])", r"\\\1", g).replace('"', '""') + '"' for g in grams]
+    inside = key[1:-1]
+    short = ""
+    if len(inside) <= 6:
+        first, last = (char.replace("'", "''") for char in (inside[:1], inside[-1:]))
+        short = (
+            f"magnitude.key LIKE '{first}%' AND length(magnitude.key) <= {len(inside)} DESC,"
+            f"magnitude.key LIKE '%{last}' AND length(magnitude.key) <= {len(inside)} DESC,"
+        )
+    offsets = f"offsets({SUBWORD})"
+    return connection.execute(
+        f"SELECT magnitude.rowid, magnitude.key FROM {SUBWORD}, magnitude "
+        f"WHERE char_ngrams MATCH ? AND magnitude.rowid = {SUBWORD}.docid "
+        f"ORDER BY (length({offsets}) - length(replace({offsets}, ' ', '')) + 1) / 4 DESC, {short}"
+        "length(magnitude.key), magnitude.rowid LIMIT 3",
+        (" OR ".join(quoted),),
+    ).fetchall()
+
+
+def sql_similar(
+    connection, orig, *, shortest=3, longest=6, stemmed=stemmed, case_insensitive=False
+):
+    def wrapped(text):
+        text = EDGE + (text.lower() if case_insensitive else text) + EDGE
+        return shrunk(text, 3, 2)
+
+    key = wrapped(orig)
+    if len(key) >= 1000:
+        return equal(connection, orig, 3)
+    single = shrunk(orig, 2, 1)
+    tried = [(single, shrunk(orig, 3, 2))]
+    tried += [(text,) for text in (stemmed(orig), stemmed(single)) if text != orig]
+    for group in tried:
+        shares = [len(part) for part in np.array_split(range(3), len(group))]
+        found = [
+            r for text, n in zip(group, shares, strict=True) for r in equal(connection, text, n)
+        ]
+        if len(found) < 3:
+            found = [r for text in group for r in equal(connection, text, 3)]
+        if found:
+            return found
+    other = stemmed(single)
+    found, size = [], longest
+    while len(found) < 3 and size >= shortest:
+        grams = windows(key, size, size)
+        while len(grams) > {6: 4, 5: 8, 4: 12}.get(size, 10**9):
+            grams = grams[:-1][::2] + grams[-1:]
+        found = sql_search(connection, grams, key)
+        typo = False
+        if found:
+            a, b = found[0][1].lower(), orig.lower()
+            longer = max(len(a), len(b))
+            typo = longer - SequenceMatcher(None, a, b).ratio() * longer <= 4
+        if other not in (orig, single) and not typo:
+            found = sql_search(connection, windows(wrapped(other), size, longest), key)
+        size -= 1
+    return [rowid for rowid, _ in found]
+
+
+def sql_vector(connection, key, *, normalized=True, **options):
+    """Give the vector of a key that is not in the file, in float64."""
+    shape = {"ngram_oov": True, "case_insensitive": False, "dtype": np.float64}
+    random_part = 0.3 * hash_vector(key, DIM, normalized=True, **shape)
+    rows = [mf.sql_row_at(connection, rowid) for rowid in sql_similar(connection, key, **options)]
+    vectors = [row.normalized if normalized else row.unnormalized for row in rows]
+    answer = random_part
+    if rows:
+        mean = np.mean(vectors, axis=0, dtype=np.float64)
+        answer = random_part + 0.7 * mean / np.linalg.norm(mean)
+    return answer / np.linalg.norm(answer) if normalized else answer
+
+
+def reinsert(connection, rowids):
+    """Delete documents of the full-text index and add them again, in segments of their own."""
+    for rowid in rowids:
+        (key,) = connection.execute(
+            "SELECT key FROM magnitude WHERE rowid = ?", (rowid,)
+        ).fetchone()
+        connection.execute(f"DELETE FROM {SUBWORD} WHERE docid = ?", (rowid,))
+        connection.execute(
+            f"INSERT INTO {SUBWORD} (docid, char_ngrams, num_ngrams) VALUES (?, ?, ?)",
+            (rowid, *mf.subword_row(key)),
+        )
+
+
+def merge(connection):
+    connection.execute(f"INSERT INTO {SUBWORD}({SUBWORD}) VALUES ('optimize')")
+
+
+def segments(path):
+    connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
+    try:
+        return connection.execute(f"SELECT start_block FROM {SUBWORD}_segdir").fetchall()
+    finally:
+        connection.close()
+
+
+def change(path, changes):
+    connection = apsw.Connection(str(path))
+    changes(connection)
+    connection.close()
+    return path
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("similar")
+    vectors = mf.random_vectors(SIZE, DIM, 3)
+    keys = words(SIZE, 3)
+    for name, options in {
+        "medium": {},
+        "small-pages": {"page_size": 1024, "vacuum": False},
+        "merged": {},
+        "changed": {},
+    }.items():
+        mf.write_magnitude(folder / name, keys, vectors, subwords=True, **options)
+    change(folder / "merged", merge)
+    change(folder / "changed", lambda c: reinsert(c, [*range(1, 200, 7), *range(1, 40)]))
+    mf.write_magnitude(folder / "light", keys, vectors)
+    small = ["a", "ab", "good", "GOOD", "goods", "foods"]
+    mf.write_magnitude(folder / "small", small, vectors[:6], subwords=True)
+    mf.write_magnitude(folder / "empty", [], vectors[:0], subwords=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(folder):
+    with LoggingServer(folder) as server:
+        yield server
+
+
+@pytest.fixture
+def sql(folder):
+    connections = []
+
+    def connect(name):
+        connections.append(apsw.Connection(str(folder / name), flags=apsw.SQLITE_OPEN_READONLY))
+        return connections[-1]
+
+    yield connect
+    for connection in connections:
+        connection.close()
+
+
+def unknown_keys(connection, count, seed):
+    rng = random.Random(seed)
+    known = [key for (key,) in connection.execute("SELECT key FROM magnitude ORDER BY rowid")]
+    keys = [*ODD, *(misspelt(rng.choice(known), rng) for _ in range(count))]
+    return [key for key in dict.fromkeys(keys) if key not in set(known)]
+
+
+def answer(connection, key, **options):
+    """Give the rows that SQLite finds; it takes no surrogates and stops at a NUL."""
+    try:
+        return sql_similar(connection, key, **options)
+    except (UnicodeEncodeError, apsw.SQLError):
+        assert "\ud800" in key or "\0" in key
+        return None
+
+
+MEDIUM = ["medium", "small-pages", "merged", "changed", "small", "empty"]
+
+
+@pytest.mark.parametrize("name", MEDIUM)
+def test_rows_and_their_order_are_those_of_sqlite(folder, sql, name):
+    connection = sql(name)
+    keys = unknown_keys(sql("medium"), 600 if name == "medium" else 150, 5)
+    known = {key for (key,) in connection.execute("SELECT key FROM magnitude")}
+    keys = [key for key in keys if key not in known]
+    reader = LocalReader(str(folder / name))
+    got = reader.similar(keys, language="en", case_insensitive=False)
+    reader.close()
+    expected = [answer(connection, key) for key in keys]
+    wrong = [
+        (key, rows, right)
+        for key, rows, right in zip(keys, got, expected, strict=True)
+        if right is not None and rows != right
+    ]
+    assert not wrong
+    assert sum(len(rows) == 3 for rows in got) > len(keys) / 2 or name in ("small", "empty")
+
+
+def test_the_files_have_segments_of_each_kind(folder):
+    kinds = {name: [start > 0 for (start,) in segments(folder / name)] for name in MEDIUM}
+    assert kinds["merged"] == [True]  # one tree, with blocks
+    assert kinds["small"] == [False]  # a root that is a leaf
+    assert kinds["empty"] == []
+    assert len(kinds["medium"]) > 1
+    assert {True, False} == set(kinds["changed"])
+
+
+@pytest.mark.parametrize("options", [{"language": None}, {"language": "de"}])
+def test_without_a_language_nothing_is_stemmed(folder, sql, options):
+    connection = sql("medium")
+    keys = unknown_keys(connection, 60, 6)
+    reader = LocalReader(str(folder / "medium"))
+    got = reader.similar(keys, case_insensitive=False, **options)
+    reader.close()
+    for key, rows in zip(keys, got, strict=True):
+        expected = answer(connection, key, stemmed=lambda key: key)
+        assert expected in (None, rows), key
+
+
+def test_case_insensitive_searches_are_lower_cased(folder, sql):
+    connection = sql("medium")
+    keys = [key.upper() for key in unknown_keys(connection, 60, 7)]
+    reader = LocalReader(str(folder / "medium"))
+    got = reader.similar(keys, language="en", case_insensitive=True)
+    reader.close()
+    for key, rows in zip(keys, got, strict=True):
+        assert answer(connection, key, case_insensitive=True) in (None, rows), key
+
+
+def test_other_windows_of_n_grams_make_phrases_of_several_terms(tmp_path, monkeypatch):
+    monkeypatch.setattr(mf, "SUBWORD_START", 1)
+    monkeypatch.setattr(mf, "SUBWORD_END", 4)
+    keys = words(300, 8)
+    path = mf.write_magnitude(tmp_path / "a", keys, mf.random_vectors(300, DIM, 8), subwords=True)
+    connection = apsw.Connection(str(path))
+    asked = ["a-b", "ba-be", "^ba", "a^b", "^-a", "^a-b", "b", "c", "zz", "ter-o", "x-^y", "---"]
+    asked = [key for key in [*asked, *unknown_keys(connection, 60, 9)] if key not in keys]
+    reader = LocalReader(str(path))
+    got = reader.similar(asked, language="en", case_insensitive=False)
+    reader.close()
+    for key, rows in zip(asked, got, strict=True):
+        assert answer(connection, key, shortest=1, longest=4) in (None, rows), key
+    connection.close()
+
+
+@pytest.mark.parametrize("normalized", [True, False])
+@pytest.mark.parametrize("name", ["medium", "changed"])
+def test_vectors_are_those_of_the_formula(folder, server, sql, name, normalized):
+    connection = sql(name)
+    keys = [key for key in unknown_keys(connection, 60, 10) if "\ud800" not in key]
+    keys = [key for key in keys if "\0" not in key]
+    expected = [sql_vector(connection, key, normalized=normalized) for key in keys]
+    streamed = {"stream": True, "stream_options": {"cache_size": 0}}
+    with (
+        Magnitude(folder / name, normalized=normalized) as local,
+        Magnitude(server.url + name, normalized=normalized, **streamed) as remote,
+    ):
+        got = local.query(keys)
+        np.testing.assert_allclose(got, expected, rtol=0, atol=1e-6)
+        np.testing.assert_array_equal(remote.query(keys), got)
+        for key, vector in zip(keys[:20], got, strict=False):
+            np.testing.assert_array_equal(remote.query(key), vector)
+
+
+def test_light_files_know_only_other_cases(folder, sql):
+    connection = sql("light")
+    with Magnitude(folder / "light", dtype=np.float64) as v:
+        for key in ("gooD", "NAïVE", "goverment", "gOoOd", ""):
+            rows = [mf.sql_row_at(connection, rowid) for rowid in equal(connection, key, 3)]
+            shape = {"ngram_oov": True, "case_insensitive": False, "dtype": np.float64}
+            expected = 0.3 * hash_vector(key, DIM, normalized=True, **shape)
+            if rows:
+                mean = np.mean([row.normalized for row in rows], axis=0, dtype=np.float64)
+                expected += 0.7 * mean / np.linalg.norm(mean)
+            expected /= np.linalg.norm(expected)
+            np.testing.assert_allclose(v.query(key), expected, atol=1e-7)
+            assert bool(rows) == (key in ("gooD", "NAïVE", "gOoOd"))
+
+
+def test_unknown_words_are_streamed_without_sql(folder, server, sql, monkeypatch):
+    monkeypatch.setattr(RemoteReader, "_connect", None)
+    keys = [key for key in unknown_keys(sql("medium"), 60, 11) if '"' not in key]
+    options = {"stream": True, "stream_options": {"cache_size": 0}}
+    with Magnitude(server.url + "medium", **options) as v:
+        v.query(keys)
+        with pytest.raises(TypeError):
+            v.query('ter"ling')
+
+
+def test_the_language_is_an_option(folder, sql):
+    connection = sql("medium")
+    with Magnitude(folder / "medium") as v, Magnitude(folder / "medium", language=None) as w:
+        expected = sql_vector(connection, "unhappinessless")
+        plain = sql_vector(connection, "unhappinessless", stemmed=lambda key: key)
+        assert not np.allclose(expected, plain)
+        np.testing.assert_allclose(v.query("unhappinessless"), expected, atol=1e-6)
+        np.testing.assert_allclose(w.query("unhappinessless"), plain, atol=1e-6)
+        copy = pickle.loads(pickle.dumps(w))
+        np.testing.assert_array_equal(copy.query("unhappinessless"), w.query("unhappinessless"))
+        copy.close()
+
+
+def test_numbers_have_no_similar_keys(folder):
+    with Magnitude(folder / "medium") as v, Magnitude(folder / "empty") as w:
+        np.testing.assert_array_equal(v.query([1, 2.5, True]), w.query([1, 2.5, True]))
+
+
+def test_unknown_words_share_their_waves(folder, server, sql, tmp_path):
+    keys = [key for key in unknown_keys(sql("medium"), 60, 12) if key not in ODD][:10]
+
+    def waves(asked, number):
+        options = {"cache_dir": tmp_path / str(number)}
+        with Magnitude(server.url + "medium", stream=True, stream_options=options) as v:
+            v.query(asked)
+            return v.stats.waves
+
+    alone = [waves(key, number) for number, key in enumerate(keys)]
+    assert waves(keys, "all") <= sum(alone) / 3
+
+
+def test_many_ties_are_decided_from_the_index(folder, server, sql, monkeypatch):
+    """Whether keys come from rows or from the index makes no difference."""
+    import streamfile._similar as similar
+
+    keys = [key for key in unknown_keys(sql("medium"), 150, 13) if '"' not in key]
+    answers = []
+    for most_rows in (-1, 10**9):
+        monkeypatch.setattr(similar, "MOST_ROWS", most_rows)
+        with Magnitude(folder / "medium") as v:
+            answers.append(v.query(keys))
+    np.testing.assert_array_equal(*answers)
+
+
+@pytest.mark.parametrize(
+    ("key", "expected"),
+    [
+        ("unhappiness", "happi"),
+        ("counter-productive", "ctive"),
+        ("redoing", "redo"),
+        ("im possible", "poss"),
+        ("antiable", "antiable"),
+        ("a" * 151, "a" * 151),
+        ("Uninteresting", "nterest"),
+        ("", ""),
+    ],
+)
+def test_stems(key, expected):
+    assert stem(key, "en") == stemmed(key) == expected
+    assert stem(key, None) == key
+
+
+def test_damaged_indexes_are_refused(folder, tmp_path):
+    """Whatever a block holds, the answer is rows or an error of ours."""
+    rng = random.Random(1)
+    data = (folder / "merged").read_bytes()
+    path = tmp_path / "damaged"
+    path.write_bytes(data)
+    connection = apsw.Connection(str(path))
+    blocks = dict(connection.execute(f"SELECT blockid, block FROM {SUBWORD}_segments"))
+    for _ in range(60):
+        with connection:
+            for number, block in blocks.items():
+                broken = bytearray(block)
+                for _ in range(rng.choice([1, 5, 40])):
+                    broken[rng.randrange(len(broken))] = rng.choice([0, 1, 127, 128, 255])
+                broken = broken[: rng.choice([1, len(broken), len(broken) // 2])]
+                connection.execute(
+                    f"UPDATE {SUBWORD}_segments SET block = ? WHERE blockid = ?",
+                    (bytes(broken), number),
+                )
+        pages = vfs.LocalPages(path)
+        told = LocalReader(str(path)).format
+        fulltext = Fulltext(pages, told.segments_root, told.blocks_root)
+        with contextlib.suppress(vfs.DatabaseError):
+            vfs.run(pages, fulltext.find([b"ter", b"lin", b"zzz", b"the"]))
+    connection.close()
