@@ -10,7 +10,6 @@ import secrets
 from pathlib import Path
 from urllib.parse import urlsplit
 
-
 import vfs
 from streamfile.errors import FormatError
 from vfs import FileChangedError, Identity, RemoteFile
