@@ -208,9 +208,7 @@ class Vectors:
         known = self._reader.assumed
         if unit not in self._recent or self._recent[unit].dim != known.dim:
             usual = max(1, CACHE_BYTES // (self.dtype.itemsize * known.dim))
-            capacity = self._lazy_loading or usual
-            if capacity < 0 or capacity > usual + known.size:
-                capacity = usual + known.size
+            capacity = usual + known.size if self._lazy_loading < 0 else self._lazy_loading or usual
             self._recent[unit] = RecentVectors(capacity, known.dim, self.dtype)
         return self._recent[unit]
 
