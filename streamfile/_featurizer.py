@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -57,8 +57,8 @@ class FeaturizerMagnitude(Magnitude):
         arguments = (self.number_of_values, self.namespace)
         return partial(FeaturizerMagnitude, *arguments, **self._arguments), ()
 
-    def _open(self, stream: bool, stream_options: Mapping[str, Any] | None) -> Reader:
-        if stream or stream_options:
+    def _open(self, **options: Any) -> Reader:
+        if options["stream"] or options["stream_options"] or options["remote_path"]:
             raise ArgumentError("a featurizer has no file to stream")
         return NoFile(self.path, _dimensions(self.number_of_values), self.namespace)
 

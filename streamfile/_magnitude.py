@@ -22,6 +22,9 @@ from streamfile.errors import ArgumentError
 from vfs import Budget, Stats
 
 
+LEGACY = {"supress_warnings", "batch_size", "eager", "temp_dir"}
+
+
 class Magnitude(KeyedVectorsNames):
     """Word vectors of a ``.magnitude`` file, local or on a web server.
 
@@ -29,9 +32,9 @@ class Magnitude(KeyedVectorsNames):
     ----------
     path : str or os.PathLike, or Magnitude
         A local file, a URL, or the name of a published model such as
-        ``glove/light/glove.6B.50d``, on the server that ``STREAMFILE_REMOTE`` names. What is not
-        local is downloaded once, into ``~/.magnitude``, unless it is streamed. Several Magnitude
-        objects instead, with no options, give their concatenation.
+        ``glove/light/glove.6B.50d``. What is not local is downloaded once, into
+        ``~/.magnitude``, unless it is streamed. Several Magnitude objects instead, with no
+        options, give their concatenation.
     stream : bool
         Read the file by ranges from where it is, without downloading it.
     stream_options : mapping, optional
@@ -60,6 +63,14 @@ class Magnitude(KeyedVectorsNames):
         Of the affixes that are stripped from a key outside the file to find similar ones: "en".
     dtype : numpy float type
         Of all answers.
+    remote_path : str, optional
+        URL of the directory that short names are looked up in. Default: the environment variable
+        ``STREAMFILE_REMOTE``, else http://magnitude.plasticity.ai/.
+    log : bool
+        Whether a download shows a progress bar, on a terminal.
+    **legacy
+        ``supress_warnings``, ``batch_size``, ``eager`` and ``temp_dir`` of pymagnitude, which
+        mean nothing here.
 
     Raises
     ------
@@ -105,9 +116,14 @@ class Magnitude(KeyedVectorsNames):
         ngram_oov: bool | None = None,
         language: str | None = "en",
         dtype: npt.DTypeLike = np.float32,
+        remote_path: str | None = None,
+        log: bool = True,
+        **legacy: Any,
     ) -> None:
-        unnamed = ("self", "path", "others")
+        unnamed = ("self", "path", "others", "legacy")
         self._arguments = {k: v for k, v in locals().items() if k not in (*unnamed, "unnamed")}
+        if unknown := legacy.keys() - LEGACY:
+            raise TypeError(f"Magnitude has no argument {', '.join(map(repr, sorted(unknown)))}")
         if others or isinstance(path, Magnitude):
             raise ArgumentError("only Magnitude objects can be concatenated: Magnitude(a, b)")
         self.path = os.fspath(path)
@@ -123,7 +139,9 @@ class Magnitude(KeyedVectorsNames):
                 f"lazy_loading={lazy_loading}, placeholders={placeholders}: expected -1 or more, "
                 "and 0 or more"
             )
-        self._reader = self._open(stream, stream_options)
+        self._reader = self._open(
+            stream=stream, stream_options=stream_options, remote_path=remote_path, log=log
+        )
         self._matrix = Matrix(self._reader)
         self._vectors = Vectors(
             self._reader,
@@ -281,8 +299,8 @@ class Magnitude(KeyedVectorsNames):
     def __repr__(self) -> str:
         return f"<Magnitude {self._reader.name}>"
 
-    def _open(self, stream: bool, stream_options: Mapping[str, Any] | None) -> Reader:
-        return open_reader(self.path, stream, stream_options)
+    def _open(self, **options: Any) -> Reader:
+        return open_reader(self.path, **options)
 
     def _rows(self, places: Sequence[int]) -> Iterator[tuple[str, Any]]:
         keys, vectors = self._vectors.of_places(places)

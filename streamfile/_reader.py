@@ -1,4 +1,4 @@
-"""Keys and row numbers to rows, in a local file or on a web server."""
+"""Keys and row numbers to rows, whichever way pages come."""
 
 from __future__ import annotations
 
@@ -6,10 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from operator import itemgetter
-from pathlib import Path
-from typing import Any, TypeVar, cast
-from urllib.parse import quote
+from typing import Any, TypeVar
 
 import apsw
 import numpy as np
@@ -18,36 +15,22 @@ import numpy.typing as npt
 from streamfile._format import Format, VectorRows, read_format
 from streamfile._fulltext import Fulltext
 from streamfile._similar import similar_rows
-from streamfile.errors import FormatError
 from vfs import (
     Budget,
     DatabaseError,
-    FileChangedError,
     Identity,
     Index,
-    LocalPages,
     Pages,
-    RemoteFile,
-    RemotePages,
-    ScanPages,
     Stats,
     Table,
     Walk,
-    connect,
     nocase,
-    pack,
     run,
-    together,
-    unpack,
 )
 
 T = TypeVar("T")
 Entries = list[tuple[bytes, int]]
 
-ROUTER = "router.v1"
-MOST_SQL_COLUMNS = 2000
-SQL_BATCH = 500
-SELECT = "SELECT CAST(key AS BLOB), rowid FROM magnitude WHERE key IN ({})"
 
 # SQLite has locks of its own. A process must not be forked while a thread is inside of them: the
 # child would find them taken for ever.
@@ -139,7 +122,7 @@ class Reader:
         """
         wanted = encode(keys)
         entries = self._run(lambda contents: contents.index.find(wanted))
-        return _choose(keys, wanted, entries, case_insensitive=case_insensitive)
+        return choose(keys, wanted, entries, case_insensitive=case_insensitive)
 
     def similar(
         self, keys: Sequence[str], *, language: str | None, case_insensitive: bool
@@ -208,184 +191,6 @@ class Reader:
         return run(self._contents.pages, walk(self._contents))
 
 
-class LocalReader(Reader):
-    """A file on this machine; SQLite finds its keys where it can.
-
-    Parameters
-    ----------
-    path
-        The file.
-
-    Raises
-    ------
-    streamfile.errors.FormatError
-        No ``.magnitude`` file.
-    vfs.DatabaseError
-        No SQLite database.
-    """
-
-    def __init__(self, path: str) -> None:
-        self.stats = Stats()
-        self.budget = Budget(self.stats, None, None)
-        self._path = path
-        self._contents = Contents.of(LocalPages(path))
-
-    def find(self, keys: Sequence[str], *, case_insensitive: bool) -> dict[str, int]:
-        """Look keys up, as `Reader.find`."""
-        if self.format.dim + 2 > MOST_SQL_COLUMNS:  # no stock SQLite opens such a table
-            return super().find(keys, case_insensitive=case_insensitive)
-        wanted = encode(keys)
-        try:
-            rows = self._select(wanted)
-        except apsw.Error as failure:
-            raise DatabaseError(f"{self._path}: SQLite cannot read it: {failure}") from failure
-        if not case_insensitive:
-            exact = dict(rows)
-            if len(exact) < len(rows):  # the lowest of equal keys
-                exact = dict(sorted(rows, key=itemgetter(1), reverse=True))
-            return {
-                key: exact[name] for key, name in zip(keys, wanted, strict=True) if name in exact
-            }
-        rows.sort(key=itemgetter(1))
-        groups: dict[bytes, Entries] = {}
-        for entry in rows:
-            if entry[0] is None:  # damaged: its index has a key there
-                continue
-            groups.setdefault(nocase(entry[0]), []).append(entry)
-        entries = [groups.get(nocase(name), []) for name in wanted]
-        return _choose(keys, wanted, entries, case_insensitive=True)
-
-    def _select(self, wanted: Sequence[bytes]) -> Entries:
-        """Get the rows whose keys are equal to any of these under NOCASE."""
-        rows: Entries = []
-        with sqlite:
-            if self._connection is None:
-                self._connection = self._connect()
-            for begin in range(0, len(wanted), SQL_BATCH):
-                batch = wanted[begin : begin + SQL_BATCH]
-                sql = SELECT.format(",".join(["CAST(? AS TEXT)"] * len(batch)))
-                rows += cast("Entries", self._connection.execute(sql, batch).fetchall())
-        return rows
-
-    def _connect(self) -> apsw.Connection:
-        uri = f"file:{quote(str(Path(self._path).resolve()))}?immutable=1"
-        flags = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
-        connection = apsw.Connection(uri, flags=flags)
-        connection.pragma("mmap_size", 1 << 40)
-        return connection
-
-
-class RemoteReader(Reader):
-    """A file on a web server: walks its b-trees, all keys together.
-
-    What is learned of the trees' interior pages is kept in the cache, so that a later process
-    knows the way to every leaf it asks for.
-
-    Parameters
-    ----------
-    url
-        An http or https address.
-    **options
-        See `vfs.open`.
-
-    Raises
-    ------
-    streamfile.errors.FormatError
-        No ``.magnitude`` file.
-    vfs.VFSError
-        The file cannot be reached, or is no SQLite database.
-    """
-
-    def __init__(self, url: str, **options: Any) -> None:
-        self._url, self._options = url, options
-        self.file = RemoteFile(url, **options)
-        self.stats = self.file.stats
-        self.budget = self.file.budget
-        self._lock = threading.Lock()
-        try:
-            self._open()
-        except BaseException:
-            self.file.close()
-            raise
-
-    @property
-    def format(self) -> Format:
-        """What the file says of itself, on the server, not just in the cache."""
-        if self.file.identity != self._contents.version:
-            self._open()
-        return self._contents.format
-
-    @property
-    def contents(self) -> Contents:
-        """What was read to open the file, of the version that the server has."""
-        assert self.format
-        return self._contents
-
-    def scan_pages(self, gap: int) -> Pages:
-        """Give what reads pages for a scan, as `Reader.scan_pages`: past the cache."""
-        return ScanPages(self._pages, gap)
-
-    def close(self) -> None:
-        """Keep what was learned, and close the file."""
-        super().close()
-        self._save()
-        self.file.close()
-
-    def after_fork(self) -> None:
-        """Replace the lock, which a thread of the parent process may have held."""
-        super().after_fork()
-        self._lock = threading.Lock()
-
-    def _connect(self) -> apsw.Connection:
-        return connect(self._url, **self._options)
-
-    def _open(self) -> None:
-        """Read what is needed to open the file, in the version that the cache or server has."""
-        with self._lock:
-            assumed = self.file.assumed
-            try:
-                self._load(assumed)
-            except (FileChangedError, DatabaseError, FormatError):
-                # That may be true only of what the cache remembers.
-                version = self.file.identity
-                if version == assumed:
-                    raise
-                self._load(version)
-
-    def _load(self, version: Identity) -> None:
-        pages = RemotePages(self.file)
-        contents = Contents.of(pages, version)
-        record = self.file.recall(ROUTER)
-        if record is None or not unpack(record, contents.trees):
-            roots = together([tree.touch() for tree in contents.trees])
-            run(contents.pages, roots, opening=True)
-            record = None
-        self._contents, self._pages = contents, pages
-        self._saved = 0 if record is None else self._known()
-
-    def _run(self, walk: Callable[[Contents], Walk[T]]) -> T:
-        contents = self._contents
-        try:
-            result = run(contents.pages, walk(contents), trees=contents.trees)
-        except FileChangedError:
-            if self.file.assumed == contents.version:
-                raise
-            self._open()
-            contents = self._contents
-            result = run(contents.pages, walk(contents), trees=contents.trees)
-        if self._known() > 1.2 * self._saved:
-            self._save()
-        return result
-
-    def _known(self) -> int:
-        return sum(len(tree.interior) for tree in self._contents.trees)
-
-    def _save(self) -> None:
-        if self._known() > self._saved:
-            self.file.remember(ROUTER, pack(self._contents.trees))
-            self._saved = self._known()
-
-
 def encode(keys: Sequence[str]) -> list[bytes]:
     """Give the bytes that keys have in the file; those that are no text come as surrogates."""
     try:
@@ -401,7 +206,7 @@ def _encode_surrogates(key: str) -> bytes:
         return key.encode("utf-8", "surrogatepass")
 
 
-def _choose(
+def choose(
     keys: Sequence[str],
     wanted: Sequence[bytes],
     entries: Sequence[Entries],

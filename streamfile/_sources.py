@@ -10,7 +10,9 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from streamfile._download import download
-from streamfile._reader import LocalReader, Reader, RemoteReader
+from streamfile._local import LocalReader
+from streamfile._reader import Reader
+from streamfile._remote import RemoteReader
 from streamfile.errors import ArgumentError, FormatError, PathError
 from vfs import NotFoundError
 
@@ -21,12 +23,19 @@ CONVERTIBLE = (".txt", ".vec", ".bin", ".hdf5")
 SHORT_NAME = re.compile(r"[^/\\:~.][^/\\:]*(/[^/\\:.][^/\\:]*)+")
 
 
-def open_reader(path: str, stream: bool, stream_options: Mapping[str, Any] | None) -> Reader:
+def open_reader(
+    path: str,
+    *,
+    stream: bool,
+    stream_options: Mapping[str, Any] | None,
+    remote_path: str | None,
+    log: bool,
+) -> Reader:
     """Open what a path, URL, or short name stands for.
 
     Parameters
     ----------
-    path, stream, stream_options
+    path, stream, stream_options, remote_path, log
         See `streamfile.Magnitude`.
 
     Raises
@@ -44,12 +53,12 @@ def open_reader(path: str, stream: bool, stream_options: Mapping[str, Any] | Non
     local = not _is_url(path) and Path(path).exists()
     named = not local and SHORT_NAME.fullmatch(path) is not None and not _is_url(path)
     if stream:
-        return RemoteReader(model_url(path) if named else path, **options)
+        return RemoteReader(model_url(path, remote_path) if named else path, **options)
     if options:
         raise ArgumentError("stream_options are given without stream=True")
     if named or _is_url(path):
         try:
-            return LocalReader(download_model(path))
+            return LocalReader(download_model(path, remote_path=remote_path, log=log))
         except NotFoundError as failure:
             raise PathError(f"{path}: no such file here, nor on the web: {failure}") from failure
     if not Path(path).is_file():

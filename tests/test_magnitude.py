@@ -987,3 +987,11 @@ def test_keys_of_random_printable_text_are_in_the_file_or_not(words, sql, opened
     for _ in range(200):
         key = "".join(rng.choice(string.printable) for _ in range(rng.randrange(4)))
         assert (key in v) == (key in sql.by_key)
+
+
+def test_arguments_of_the_original_that_mean_nothing_here(words):
+    legacy = {"supress_warnings": True, "batch_size": 10, "eager": False, "temp_dir": "/nowhere"}
+    with Magnitude(words, **legacy) as v:
+        assert len(v)
+    with pytest.raises(TypeError, match="no argument 'eagre', 'normalised'"):
+        Magnitude(words, eagre=True, normalised=True)

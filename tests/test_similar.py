@@ -1,29 +1,34 @@
 """Keys similar to those outside the file: the published search, as SQL that SQLite runs."""
 
 import contextlib
-import itertools
 import pickle
 import random
 import re
-from difflib import SequenceMatcher
 
 import apsw
 import magnitude_files as mf
 import numpy as np
 import pytest
 from serving import LoggingServer
+from sql_similar import (
+    SUBWORD,
+    equal,
+    misspelt,
+    spelling_vector,
+    sql_similar,
+    sql_vector,
+    stemmed,
+)
 
 import vfs
 from streamfile import Magnitude
 from streamfile._fulltext import Fulltext
-from streamfile._oov import hash_vector
-from streamfile._reader import LocalReader, RemoteReader
-from streamfile._stem import ENGLISH_PREFIXES, ENGLISH_SUFFIXES, stem
+from streamfile._local import LocalReader
+from streamfile._remote import RemoteReader
+from streamfile._stem import stem
 
 DIM = 7
 SIZE = 4000
-EDGE = "\uf000"
-SUBWORD = "magnitude_subword"
 
 SYLLABLES = re.findall(
     r"\S+",
@@ -51,24 +56,6 @@ def words(count, seed):
     return list(made)
 
 
-def misspelt(word, rng):
-    letters = list(word)
-    for _ in range(rng.choice([1, 1, 1, 2])):
-        at = rng.randrange(len(letters) + 1)
-        letter = rng.choice("etaoinshrdlu")
-        kind = rng.randrange(4)
-        if kind == 0 or len(letters) < 2:
-            letters.insert(at, letter)
-        elif kind == 1:
-            del letters[at - 1]
-        elif kind == 2:
-            letters[at - 1] = letter
-        else:
-            at = min(at, len(letters) - 2)
-            letters[at : at + 2] = reversed(letters[at : at + 2])
-    return "".join(letters)
-
-
 ODD = [
     "goverment", "", "-", "b", "ab", "AB", "ab-ce", "state-of-the-artt", "naïvety", "Straßee",
     "ÉCOLE",
@@ -80,114 +67,6 @@ ODD = [
     "ing", "unununable", "İstanbull", "ﬁne", "lingling", "tererererer", 'say "hello"', '"', '"""',
     'ter"ling', "a\0ter", "NEW YORK CITI", "terlingness", "un-terling-able", "Kelvinter",
 ]  # fmt: skip
-
-
-# The specification once more, on top of SQL.
-
-
-def shrunk(text, least, most):
-    runs = [(char, len(list(run))) for char, run in itertools.groupby(text)]
-    return "".join(char * (n if char == "<" or n < least else most) for char, n in runs)
-
-
-def stemmed(key):
-    if len(key) > 150:
-        return key
-    while True:
-        lower = key.lower()
-        prefixes = [f for p in ENGLISH_PREFIXES.split(",") for f in (p, p + "-")]
-        suffixes = [f for s in ENGLISH_SUFFIXES.split(",") for f in (s, "-" + s)]
-        before = max((len(f) for f in prefixes if lower.startswith(f)), default=0)
-        behind = max((len(f) for f in suffixes if lower.endswith(f)), default=0)
-        begin = 0 if behind > before else before
-        end = len(key) - (0 if before > behind else behind)
-        rest = key[begin:end]
-        if len(rest) < 4 or rest == key:
-            return key
-        key = rest
-
-
-def windows(text, shortest, longest):
-    return [text[i : i + n] for n in range(shortest, longest + 1) for i in range(len(text) - n + 1)]
-
-
-def equal(connection, key, limit):
-    found = connection.execute("SELECT rowid FROM magnitude WHERE key = ? LIMIT ?", (key, limit))
-    return [rowid for (rowid,) in found]
-
-
-def sql_search(connection, grams, key):
-    """Run the search on its own, in the order of the specification."""
-    quoted = ['"' + re.sub(r"([*^])", r"\\\1", g).replace('"', '""') + '"' for g in grams]
-    inside = key[1:-1]
-    short = ""
-    if len(inside) <= 6:
-        first, last = (char.replace("'", "''") for char in (inside[:1], inside[-1:]))
-        short = (
-            f"magnitude.key LIKE '{first}%' AND length(magnitude.key) <= {len(inside)} DESC,"
-            f"magnitude.key LIKE '%{last}' AND length(magnitude.key) <= {len(inside)} DESC,"
-        )
-    offsets = f"offsets({SUBWORD})"
-    return connection.execute(
-        f"SELECT magnitude.rowid, magnitude.key FROM {SUBWORD}, magnitude "
-        f"WHERE char_ngrams MATCH ? AND magnitude.rowid = {SUBWORD}.docid "
-        f"ORDER BY (length({offsets}) - length(replace({offsets}, ' ', '')) + 1) / 4 DESC, {short}"
-        "length(magnitude.key), magnitude.rowid LIMIT 3",
-        (" OR ".join(quoted),),
-    ).fetchall()
-
-
-def sql_similar(
-    connection, orig, *, shortest=3, longest=6, stemmed=stemmed, case_insensitive=False
-):
-    def wrapped(text):
-        text = EDGE + (text.lower() if case_insensitive else text) + EDGE
-        return shrunk(text, 3, 2)
-
-    key = wrapped(orig)
-    if len(key) >= 1000:
-        return equal(connection, orig, 3)
-    single = shrunk(orig, 2, 1)
-    tried = [(single, shrunk(orig, 3, 2))]
-    tried += [(text,) for text in (stemmed(orig), stemmed(single)) if text != orig]
-    for group in tried:
-        shares = [len(part) for part in np.array_split(range(3), len(group))]
-        found = [
-            r for text, n in zip(group, shares, strict=True) for r in equal(connection, text, n)
-        ]
-        if len(found) < 3:
-            found = [r for text in group for r in equal(connection, text, 3)]
-        if found:
-            return found
-    other = stemmed(single)
-    found, size = [], longest
-    while len(found) < 3 and size >= shortest:
-        grams = windows(key, size, size)
-        while len(grams) > {6: 4, 5: 8, 4: 12}.get(size, 10**9):
-            grams = grams[:-1][::2] + grams[-1:]
-        found = sql_search(connection, grams, key)
-        typo = False
-        if found:
-            a, b = found[0][1].lower(), orig.lower()
-            longer = max(len(a), len(b))
-            typo = longer - SequenceMatcher(None, a, b).ratio() * longer <= 4
-        if other not in (orig, single) and not typo:
-            found = sql_search(connection, windows(wrapped(other), size, longest), key)
-        size -= 1
-    return [rowid for rowid, _ in found]
-
-
-def sql_vector(connection, key, *, normalized=True, **options):
-    """Give the vector of a key that is not in the file, in float64."""
-    shape = {"ngram_oov": True, "case_insensitive": False, "dtype": np.float64}
-    random_part = 0.3 * hash_vector(key, DIM, normalized=True, **shape)
-    rows = [mf.sql_row_at(connection, rowid) for rowid in sql_similar(connection, key, **options)]
-    vectors = [row.normalized if normalized else row.unnormalized for row in rows]
-    answer = random_part
-    if rows:
-        mean = np.mean(vectors, axis=0, dtype=np.float64)
-        answer = random_part + 0.7 * mean / np.linalg.norm(mean)
-    return answer / np.linalg.norm(answer) if normalized else answer
 
 
 def reinsert(connection, rowids):
@@ -353,7 +232,7 @@ def test_vectors_are_those_of_the_formula(folder, server, sql, name, normalized)
     connection = sql(name)
     keys = [key for key in unknown_keys(connection, 60, 10) if "\ud800" not in key]
     keys = [key for key in keys if "\0" not in key]
-    expected = [sql_vector(connection, key, normalized=normalized) for key in keys]
+    expected = [sql_vector(connection, key, DIM, normalized=normalized) for key in keys]
     streamed = {"stream": True, "stream_options": {"cache_size": 0}}
     with (
         Magnitude(folder / name, normalized=normalized) as local,
@@ -371,8 +250,7 @@ def test_light_files_know_only_other_cases(folder, sql):
     with Magnitude(folder / "light", dtype=np.float64) as v:
         for key in ("gooD", "NAïVE", "goverment", "gOoOd", ""):
             rows = [mf.sql_row_at(connection, rowid) for rowid in equal(connection, key, 3)]
-            shape = {"ngram_oov": True, "case_insensitive": False, "dtype": np.float64}
-            expected = 0.3 * hash_vector(key, DIM, normalized=True, **shape)
+            expected = 0.3 * spelling_vector(key, DIM)
             if rows:
                 mean = np.mean([row.normalized for row in rows], axis=0, dtype=np.float64)
                 expected += 0.7 * mean / np.linalg.norm(mean)
@@ -394,8 +272,8 @@ def test_unknown_words_are_streamed_without_sql(folder, server, sql, monkeypatch
 def test_the_language_is_an_option(folder, sql):
     connection = sql("medium")
     with Magnitude(folder / "medium") as v, Magnitude(folder / "medium", language=None) as w:
-        expected = sql_vector(connection, "unhappinessless")
-        plain = sql_vector(connection, "unhappinessless", stemmed=lambda key: key)
+        expected = sql_vector(connection, "unhappinessless", DIM)
+        plain = sql_vector(connection, "unhappinessless", DIM, stemmed=lambda key: key)
         assert not np.allclose(expected, plain)
         np.testing.assert_allclose(v.query("unhappinessless"), expected, atol=1e-6)
         np.testing.assert_allclose(w.query("unhappinessless"), plain, atol=1e-6)
@@ -478,3 +356,18 @@ def test_damaged_indexes_are_refused(folder, tmp_path):
         with contextlib.suppress(vfs.DatabaseError):
             vfs.run(pages, fulltext.find([b"ter", b"lin", b"zzz", b"the"]))
     connection.close()
+
+
+def test_sql_that_a_key_with_quotes_needs_is_counted_and_limited(folder, server):
+    options = {"stream": True, "stream_options": {"cache_size": 0}}
+    with Magnitude(server.url + "medium", **options) as v:
+        before = v.stats.requests
+        assert v.query('ter"ling').any()
+        assert v.stats.requests > before
+    with Magnitude(server.url + "medium", **options) as v:
+        v.query("zebrra")
+        v.budget.max_requests = v.stats.requests + 1
+        with pytest.raises(vfs.BudgetError):
+            v.query('ter"ling')
+        v.budget.max_requests = None
+        assert v.query('ter"ling').any()

@@ -1,6 +1,7 @@
 """Downloads that break off, short names, batches and classes."""
 
 import itertools
+import pickle
 import threading
 from collections import Counter
 
@@ -15,6 +16,7 @@ from serving import LoggingServer
 import vfs
 from streamfile import (
     ArgumentError,
+    FeaturizerMagnitude,
     FormatError,
     Magnitude,
     MagnitudeUtils,
@@ -332,6 +334,19 @@ def test_short_names(remote, tmp_path, name):
     with Magnitude(name) as v:
         np.testing.assert_array_equal(v.query(KEYS[:50]), expected)
     assert len(remote.log) == before
+
+
+def test_the_server_of_short_names_is_an_argument(remote, tmp_path, monkeypatch):
+    monkeypatch.setenv("STREAMFILE_REMOTE", "http://127.0.0.1:9/")
+    options = {"remote_path": remote.url}
+    with Magnitude(NAME, stream=True, stream_options={"cache_size": 0}, **options) as v:
+        expected = v.query("word 1")
+    with Magnitude(NAME, log=False, **options) as v:
+        np.testing.assert_array_equal(v.query("word 1"), expected)
+        with pickle.loads(pickle.dumps(v)) as w:
+            np.testing.assert_array_equal(w.query("word 1"), expected)
+    with pytest.raises(ArgumentError, match="no file"):
+        FeaturizerMagnitude(10, remote_path=remote.url)
 
 
 def test_urls_are_downloaded_unless_streamed(remote, tmp_path):

@@ -17,7 +17,7 @@ from vfs._pages import Layout, LocalPages, Pages, RemotePages
 from vfs._record import decode_record, read_varints
 from vfs._router import pack, unpack
 from vfs._span import ScanPages
-from vfs._sqlite import connect, file_of
+from vfs._sqlite import connect, connect_to, file_of
 from vfs._stats import Budget, Counters, Stats
 from vfs._sweep import read_keys
 from vfs._table import Rows, Table
@@ -76,6 +76,7 @@ __all__ = [
     "Walk",
     "Workers",
     "connect",
+    "connect_to",
     "decode_record",
     "file_of",
     "nocase",

@@ -46,12 +46,21 @@ def connect(url: str, **options: Any) -> apsw.Connection:
     """
     file = RemoteFile(url, **options)
     try:
-        file.validate()
-        RemotePages(file)  # refuses what is no database, in words of ours
+        return _connect(_HttpFile(file, owned=True))
     except BaseException:
         file.close()
         raise
-    handle = _HttpFile(file)
+
+
+def connect_to(file: RemoteFile) -> apsw.Connection:
+    """Open the SQLite database in a remote file, as `connect`; closing it leaves the file open."""
+    return _connect(_HttpFile(file, owned=False))
+
+
+def _connect(handle: _HttpFile) -> apsw.Connection:
+    file = handle.file
+    file.validate()
+    RemotePages(file)  # refuses what is no database, in words of ours
     name = _register(handle)
     flags = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
     try:
@@ -60,11 +69,7 @@ def connect(url: str, **options: Any) -> apsw.Connection:
         handle.connection = weakref.ref(connection)
         connection.pragma("temp_store", "memory")
     except apsw.Error as failure:
-        file.close()
         raise DatabaseError(f"{file.name}: SQLite cannot open it: {failure}") from failure
-    except BaseException:
-        file.close()
-        raise
     finally:
         with _lock:
             del _files[name]
@@ -122,20 +127,21 @@ class _HttpVFS(apsw.VFS):
 class _HttpFile:
     """What SQLite asks of a file, answered by a remote one."""
 
-    def __init__(self, file: RemoteFile) -> None:
-        self._file = file
+    def __init__(self, file: RemoteFile, *, owned: bool) -> None:
+        self.file = file
+        self._owned = owned
         self._ahead = ReadAhead(file.size)
         self._failed = -AT_ONCE
         self.connection: weakref.ref[apsw.Connection] | None = None
 
     def xRead(self, amount: int, offset: int) -> bytes:
         start, end = self._ahead.window(offset, amount)
-        data = self._file.cached(offset, amount)
+        data = self.file.cached(offset, amount)
         if data is not None:
             return data
         began = time.monotonic()
         try:
-            return self._file.read(start, end - start)[offset - start :][:amount]
+            return self.file.read(start, end - start)[offset - start :][:amount]
         except BaseException:
             # An integrity check goes on after an error: a hundred times, with all its retries.
             # That stops all statements, so not where just this one failed, as others do.
@@ -146,7 +152,7 @@ class _HttpFile:
             raise
 
     def xFileSize(self) -> int:
-        return self._file.size
+        return self.file.size
 
     def xDeviceCharacteristics(self) -> int:
         return apsw.SQLITE_IOCAP_IMMUTABLE
@@ -167,7 +173,8 @@ class _HttpFile:
         return False
 
     def xClose(self) -> None:
-        self._file.close()
+        if self._owned:
+            self.file.close()
 
 
 class ReadAhead:

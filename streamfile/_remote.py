@@ -1,0 +1,142 @@
+"""A file on a web server: its b-trees are walked, all keys together."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import apsw
+
+from streamfile._format import Format
+from streamfile._reader import Contents, Reader
+from streamfile.errors import FormatError
+from vfs import (
+    DatabaseError,
+    FileChangedError,
+    Identity,
+    Pages,
+    RemoteFile,
+    RemotePages,
+    ScanPages,
+    Walk,
+    connect_to,
+    pack,
+    run,
+    together,
+    unpack,
+)
+
+T = TypeVar("T")
+
+ROUTER = "router.v1"
+
+
+class RemoteReader(Reader):
+    """A file on a web server: walks its b-trees, all keys together.
+
+    What is learned of the trees' interior pages is kept in the cache, so that a later process
+    knows the way to every leaf it asks for.
+
+    Parameters
+    ----------
+    url
+        An http or https address.
+    **options
+        See `vfs.open`.
+
+    Raises
+    ------
+    streamfile.errors.FormatError
+        No ``.magnitude`` file.
+    vfs.VFSError
+        The file cannot be reached, or is no SQLite database.
+    """
+
+    def __init__(self, url: str, **options: Any) -> None:
+        self.file = RemoteFile(url, **options)
+        self.stats = self.file.stats
+        self.budget = self.file.budget
+        self._lock = threading.Lock()
+        try:
+            self._open()
+        except BaseException:
+            self.file.close()
+            raise
+
+    @property
+    def format(self) -> Format:
+        """What the file says of itself, on the server, not just in the cache."""
+        if self.file.identity != self._contents.version:
+            self._open()
+        return self._contents.format
+
+    @property
+    def contents(self) -> Contents:
+        """What was read to open the file, of the version that the server has."""
+        assert self.format
+        return self._contents
+
+    def scan_pages(self, gap: int) -> Pages:
+        """Give what reads pages for a scan, as `Reader.scan_pages`: past the cache."""
+        return ScanPages(self._pages, gap)
+
+    def close(self) -> None:
+        """Keep what was learned, and close the file."""
+        super().close()
+        self._save()
+        self.file.close()
+
+    def after_fork(self) -> None:
+        """Replace the lock, which a thread of the parent process may have held."""
+        super().after_fork()
+        self._lock = threading.Lock()
+
+    def _connect(self) -> apsw.Connection:
+        return connect_to(self.file)
+
+    def _open(self) -> None:
+        """Read what is needed to open the file, in the version that the cache or server has."""
+        with self._lock:
+            assumed = self.file.assumed
+            try:
+                self._load(assumed)
+            except (FileChangedError, DatabaseError, FormatError):
+                # That may be true only of what the cache remembers.
+                version = self.file.identity
+                if version == assumed:
+                    raise
+                self._load(version)
+
+    def _load(self, version: Identity) -> None:
+        pages = RemotePages(self.file)
+        contents = Contents.of(pages, version)
+        record = self.file.recall(ROUTER)
+        if record is None or not unpack(record, contents.trees):
+            roots = together([tree.touch() for tree in contents.trees])
+            run(contents.pages, roots, opening=True)
+            record = None
+        self._contents, self._pages = contents, pages
+        self._saved = 0 if record is None else self._known()
+
+    def _run(self, walk: Callable[[Contents], Walk[T]]) -> T:
+        contents = self._contents
+        try:
+            result = run(contents.pages, walk(contents), trees=contents.trees)
+        except FileChangedError:
+            if self.file.assumed == contents.version:
+                raise
+            self._open()
+            contents = self._contents
+            result = run(contents.pages, walk(contents), trees=contents.trees)
+        if self._known() > 1.2 * self._saved:
+            self._save()
+        return result
+
+    def _known(self) -> int:
+        return sum(len(tree.interior) for tree in self._contents.trees)
+
+    def _save(self) -> None:
+        if self._known() > self._saved:
+            self.file.remember(ROUTER, pack(self._contents.trees))
+            self._saved = self._known()
