@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from typing import Any
@@ -12,7 +13,7 @@ from streamfile._featurizer import FeaturizerMagnitude
 from streamfile._magnitude import Magnitude
 from streamfile._shapes import Key, as_list
 from streamfile.errors import ArgumentError
-from vfs import Counters, Stats
+from vfs import Counters, Stats, Workers
 
 SHARED = ("use_numpy", "pad_to_length", "pad_left", "truncate_left")
 COUNTERS = [field.name for field in fields(Counters)]
@@ -57,6 +58,7 @@ class ConcatenatedMagnitude(Magnitude):
             setattr(self, name, values[0])
         self.parts = parts
         self.path = ", ".join(part.path for part in parts)
+        self.stream = any(part.stream for part in parts)
         self.placeholders = 0  # those of the parts are inside
         self.case_insensitive = all(part.case_insensitive for part in parts)
         self.dtype = np.result_type(*(part.dtype for part in parts))
@@ -116,18 +118,26 @@ class ConcatenatedMagnitude(Magnitude):
         vfs.VFSError
             See `vfs.errors`.
         """
-        answers = [
-            np.asarray(
-                part.query(
-                    self._share(q, number),
-                    pad_to_length=pad_to_length,
-                    pad_left=pad_left,
-                    truncate_left=truncate_left,
-                    normalized=normalized,
-                )
-            )
-            for number, part in enumerate(self.parts)
-        ]
+        options: dict[str, Any] = {
+            "pad_to_length": pad_to_length,
+            "pad_left": pad_left,
+            "truncate_left": truncate_left,
+            "normalized": normalized,
+        }
+        shares = [self._share(q, number) for number in range(len(self.parts))]
+
+        def ask(number: int) -> Any:
+            return np.asarray(self.parts[number].query(shares[number], **options))
+
+        numbers = range(len(self.parts))
+        if sum(part.stream for part in self.parts) > 1:  # their round trips overlap
+            workers = Workers(len(numbers))
+            try:
+                answers = workers.map(ask, numbers, timeout=threading.TIMEOUT_MAX)
+            finally:
+                workers.close()
+        else:
+            answers = [ask(number) for number in numbers]
         return self._given(np.concatenate(answers, axis=-1))
 
     def close(self) -> None:

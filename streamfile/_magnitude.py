@@ -127,6 +127,7 @@ class Magnitude(KeyedVectorsNames):
         if others or isinstance(path, Magnitude):
             raise ArgumentError("only Magnitude objects can be concatenated: Magnitude(a, b)")
         self.path = os.fspath(path)
+        self.stream = stream
         self.use_numpy = use_numpy
         self.case_insensitive = case_insensitive
         self.pad_to_length = padded_length(pad_to_length)

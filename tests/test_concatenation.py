@@ -228,3 +228,26 @@ def test_tuples_of_another_length(parts):
             v.query(q)
     with pytest.raises(ArgumentError, match="key"):
         v.query(None)
+
+
+def test_round_trips_of_streamed_parts_overlap(tmp_path):
+    keys = mf.random_words(3000, 1)
+    for seed, name in enumerate("ab"):
+        mf.write_magnitude(tmp_path / name, keys, mf.random_vectors(3000, 20, seed))
+    own = {"stream": True, "stream_options": {"cache_size": 0}}
+    with LoggingServer(tmp_path, latency=0.2) as server:
+        a, b = (Magnitude(server.url + name, **own) for name in "ab")
+        opened = len(server.log)
+        with Magnitude(a, b) as v:
+            answer = v.query(keys[1000:1003])
+            np.testing.assert_array_equal(
+                answer, np.hstack([a.query(keys[1000:1003]), b.query(keys[1000:1003])])
+            )
+            with pytest.raises(ArgumentError, match="no key"):
+                v.query([None])
+    arrived, ended = {}, {}
+    for record in server.log[opened:]:
+        arrived[record.path] = min(record.arrived, arrived.get(record.path, np.inf))
+        ended[record.path] = min(record.ended, ended.get(record.path, np.inf))
+    assert arrived["/a"] < ended["/b"]
+    assert arrived["/b"] < ended["/a"]
