@@ -272,11 +272,15 @@ class Similarity:
         for name, value in (("topn", topn), ("restrict_vocab", restrict_vocab)):
             if value is not None and value < 0:
                 raise ArgumentError(f"{name}={value}: expected 0 or more")
-        size = self._reader.format.size
+        told = self._reader.format
+        size = told.size
         if not size:
+            hint = (
+                ". Take the flavour of the model that comes with a vocabulary "
+                "('with Google News word2vec vocabulary')"
+            )
             raise FormatError(
-                f"{self._reader.name}: the file has no rows to search. For ELMo take the flavour "
-                "of the file with a vocabulary ('with Google News word2vec vocabulary')"
+                f"{self._reader.name}: there are no rows to search{hint if told.elmo else ''}"
             )
         count = size if restrict_vocab is None else min(size, restrict_vocab)
         self._matrix.check_cost(count)

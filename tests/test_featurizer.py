@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from test_oov import KEYS, NUMBERS, hashed, seeded
 
-from streamfile import ArgumentError, FeaturizerMagnitude, Magnitude
+from streamfile import ArgumentError, FeaturizerMagnitude, FormatError, Magnitude
 
 NAMESPACE = "PartsOfSpeech"
 
@@ -124,3 +124,10 @@ def test_arguments_that_cannot_be():
         FeaturizerMagnitude(100, colour="red")
     with pytest.raises(ArgumentError, match="key"):
         FeaturizerMagnitude(100).query(None)
+
+
+def test_there_is_nothing_to_search():
+    pos = FeaturizerMagnitude(100, namespace=NAMESPACE)
+    with pytest.raises(FormatError, match=rf"{NAMESPACE}: there are no rows to search$"):
+        pos.most_similar("NN")
+    assert pos.similarity("NN", "NN") == pytest.approx(1)
