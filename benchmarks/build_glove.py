@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import re
 from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -19,6 +20,10 @@ from numpy.typing import NDArray
 
 CHUNK = 20_000
 """Rows in memory as Python integers at once."""
+
+EDGE = "\uf000"
+SHORTEST, LONGEST = 3, 6  # n-grams
+NOT_SEARCHED = re.compile("[\0-/:-@[-`{-\x7f]")
 
 
 def glove(count: int | None = None) -> tuple[list[str], NDArray[np.float32]]:
@@ -63,6 +68,30 @@ def build_light(
     page_size : int
         SQLite's.
     """
+    _build(path, keys, vectors, precision, page_size, subwords=False)
+
+
+def build_medium(
+    path: str | os.PathLike[str],
+    keys: Sequence[str],
+    vectors: NDArray[np.floating[Any]],
+    *,
+    precision: int = 7,
+    page_size: int = 4096,
+) -> None:
+    """Write a `.magnitude` file with a subword table; the parameters are those of `build_light`."""
+    _build(path, keys, vectors, precision, page_size, subwords=True)
+
+
+def _build(
+    path: str | os.PathLike[str],
+    keys: Sequence[str],
+    vectors: NDArray[np.floating[Any]],
+    precision: int,
+    page_size: int,
+    *,
+    subwords: bool,
+) -> None:
     path = Path(path)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -71,7 +100,7 @@ def build_light(
             db.execute("PRAGMA journal_mode=OFF")
             db.execute("PRAGMA synchronous=OFF")
             with db:
-                _fill(db, keys, vectors, precision)
+                _fill(db, keys, vectors, precision, subwords=subwords)
             db.execute("VACUUM")
         unfinished.replace(path)
     finally:
@@ -79,7 +108,12 @@ def build_light(
 
 
 def _fill(
-    db: apsw.Connection, keys: Sequence[str], vectors: NDArray[np.floating[Any]], precision: int
+    db: apsw.Connection,
+    keys: Sequence[str],
+    vectors: NDArray[np.floating[Any]],
+    precision: int,
+    *,
+    subwords: bool,
 ) -> None:
     stored, magnitudes = quantise(vectors, precision)
     size, dim = stored.shape
@@ -101,15 +135,44 @@ def _fill(
         ("size", size),
         ("dim", dim),
         ("precision", precision),
-        ("subword", 0),
-        ("subword_start", 0),
-        ("subword_end", 0),
+        ("subword", int(subwords)),
+        ("subword_start", SHORTEST if subwords else 0),
+        ("subword_end", LONGEST if subwords else 0),
         ("approx", 0),
         ("approx_trees", 0),
         *(("entropy", dimension) for dimension in order),
         ("max_duplicate_keys", duplicates),
     ]
     db.executemany("INSERT INTO magnitude_format VALUES (?, ?)", facts)
+    if subwords:
+        db.execute("CREATE VIRTUAL TABLE magnitude_subword USING fts3(char_ngrams, num_ngrams)")
+        db.executemany(
+            "INSERT INTO magnitude_subword (docid, char_ngrams, num_ngrams) VALUES (?, ?, ?)",
+            ((rowid, *searched(key)) for rowid, key in enumerate(keys, 1)),
+        )
+
+
+def searched(key: str) -> tuple[str, int]:
+    """Give what the subword table has of a key.
+
+    Parameters
+    ----------
+    key : str
+
+    Returns
+    -------
+    char_ngrams : str
+        Its different n-grams of letters and digits, lower-cased.
+    num_ngrams : int
+        Four times the number of all of them.
+    """
+    text = EDGE + key + EDGE
+    grams = {
+        text[at : at + size].lower(): None
+        for size in range(SHORTEST, LONGEST + 1)
+        for at in range(len(text) - size + 1)
+    }
+    return " ".join(gram for gram in grams if not NOT_SEARCHED.search(gram)), 4 * len(grams)
 
 
 def quantise(
@@ -180,9 +243,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("out", metavar="OUT.magnitude")
     parser.add_argument("--count", type=_positive, metavar="N", help="default: all 400,000 words")
+    parser.add_argument("--subwords", action="store_true", help="the medium flavour, not the light")
     options = parser.parse_args()
     keys, vectors = glove(options.count)
-    build_light(options.out, keys, vectors)
+    (build_medium if options.subwords else build_light)(options.out, keys, vectors)
     print(f"{options.out}: {len(keys):,} words, {Path(options.out).stat().st_size:,} bytes")
 
 

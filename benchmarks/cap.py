@@ -84,11 +84,12 @@ def taken(cache: str) -> tuple[int, int]:
         The lengths of its files together, and what they take on disk.
     """
     length = on_disk = 0
-    for entry in os.scandir(cache):
-        with contextlib.suppress(FileNotFoundError):
-            facts = entry.stat()
-            length += facts.st_size
-            on_disk += facts.st_blocks * 512
+    for folder, _, files in os.walk(cache):
+        for file in files:
+            with contextlib.suppress(FileNotFoundError):
+                facts = Path(folder, file).stat()
+                length += facts.st_size
+                on_disk += facts.st_blocks * 512
     return length, on_disk
 
 

@@ -5,7 +5,13 @@ from __future__ import annotations
 from streamfile._featurizer import FeaturizerMagnitude
 from streamfile._magnitude import Magnitude
 from streamfile._utils import MagnitudeUtils
-from streamfile.errors import ArgumentError, FormatError, PathError, StreamfileError
+from streamfile.errors import (
+    ArgumentError,
+    FormatError,
+    NoIndexError,
+    PathError,
+    StreamfileError,
+)
 
 __all__ = [
     "ArgumentError",
@@ -13,6 +19,7 @@ __all__ = [
     "FormatError",
     "Magnitude",
     "MagnitudeUtils",
+    "NoIndexError",
     "PathError",
     "StreamfileError",
 ]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from streamfile._decode import NUMBER_SIZES, Keys, Scratch, read_integers, read_reals, windows
 from streamfile.errors import FormatError
 from vfs import Pages, Rows, Table, read_varints, run
 
@@ -17,21 +19,14 @@ MOST_SCHEMA_PAGES = 1000
 MOST_DIM = 30000
 MOST_NGRAM = 100
 SEGMENTS, BLOCKS = "magnitude_subword_segdir", "magnitude_subword_segments"
+MOST_TREES = 1 << 20
+BLOBS = {"magnitude_approx": 1, "magnitude_meta_1": 0, "magnitude_meta_2": 0}  # table: its column
 LEAST_ROW = 8  # bytes of a row with one dimension, its cell pointer included
-CHUNK = 1 << 18  # values decoded at once
+CHUNK = 1 << 16  # values decoded at once
 ON_KEY = re.compile(rb"\(\s*[`\"\[]?key[`\"\]]?\s*\)\s*$", re.IGNORECASE)
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
-
-IMPOSSIBLE = 255
-SIZES = np.full(256, IMPOSSIBLE, np.uint8)  # bytes of a dimension, by its serial type
-SIZES[[1, 2, 3, 4, 5, 6, 8, 9]] = [1, 2, 3, 4, 6, 8, 0, 0]
-MAGNITUDE_SIZES = np.array([0, 1, 2, 3, 4, 6, 8, 8, 0, 0], np.int64)
-SHIFTS = {
-    width: np.clip(8 * width - 8 * SIZES.astype(int), 0, 8 * width - 1).astype(np.uint8)
-    for width in (4, 8)
-}
 
 
 @dataclass(frozen=True)
@@ -54,6 +49,14 @@ class Format:
         Root pages of the tables behind the full-text index of n-grams, 0 where there is none.
     subword_start, subword_end
         Characters in the shortest n-grams in it, and in the longest.
+    approx
+        Whether the file holds an index of approximate neighbours.
+    approx_trees
+        Trees of that index, 0 where there is none.
+    max_duplicate_keys
+        The most rows with keys that are equal under NOCASE, 1 where the file does not tell.
+    blob_roots
+        Root pages of the tables that hold a file each, as far as they are there.
     """
 
     size: int
@@ -66,6 +69,10 @@ class Format:
     blocks_root: int = 0
     subword_start: int = 0
     subword_end: int = 0
+    approx: bool = False
+    approx_trees: int = 0
+    max_duplicate_keys: int = 1
+    blob_roots: Mapping[str, int] = field(default_factory=dict)
 
 
 def read_format(pages: Pages) -> Format:
@@ -113,11 +120,15 @@ def read_format(pages: Pages) -> Format:
     subword = bool(told.get("subword")) and roots.keys() >= {SEGMENTS, BLOCKS}
     if subword:
         expected += [("subword_start", 1, MOST_NGRAM), ("subword_end", 1, MOST_NGRAM)]
-    for field, least, most in expected:
-        value = told.get(field)
+    approx = bool(told.get("approx")) and "magnitude_approx" in roots
+    if approx:
+        told.setdefault("max_duplicate_keys", 1)
+        expected += [("approx_trees", 1, MOST_TREES), ("max_duplicate_keys", 0, most_rows)]
+    for fact, least, most in expected:
+        value = told.get(fact)
         if not isinstance(value, int) or not least <= value <= most:
             raise FormatError(
-                f"{pages.name}: magnitude_format has {field}={value!r}; expected a number from "
+                f"{pages.name}: magnitude_format has {fact}={value!r}; expected a number from "
                 f"{least} to {most}"
             )
     return Format(
@@ -131,11 +142,15 @@ def read_format(pages: Pages) -> Format:
         blocks_root=roots[BLOCKS] if subword else 0,
         subword_start=told["subword_start"] if subword else 0,
         subword_end=told["subword_end"] if subword else 0,
+        approx=approx,
+        approx_trees=told["approx_trees"] if approx else 0,
+        max_duplicate_keys=max(1, told["max_duplicate_keys"]) if approx else 1,
+        blob_roots={name: roots[name] for name in BLOBS if name in roots},
     )
 
 
 class VectorRows:
-    """Rows of the vectors' table, decoded.
+    """Rows of the vectors' table.
 
     Parameters
     ----------
@@ -150,10 +165,8 @@ class VectorRows:
     ----------
     rowids
         Rising, int64, shape (n,).
-    integers
-        The stored values, int32 (int64 where they need it), shape (n, dim).
-    magnitudes
-        Lengths before normalisation, NaN for NULL, float64, shape (n,).
+    stored_keys
+        Of the rows, not decoded.
 
     Raises
     ------
@@ -165,32 +178,32 @@ class VectorRows:
         self.rowids = rows.rowids
         self._rows = rows
         self._name = name
-        data, count = rows.data, len(rows.rowids)
+        self._dim = dim
+        data = rows.data
         header, at = read_varints(data, rows.starts)
         key_types, at = read_varints(data, at)
         body = rows.starts + header
-        self._key_starts = body
-        self._key_sizes = (key_types - 13) // 2
+        self._types = at
+        self._values = body + (key_types - 13) // 2
+        self.stored_keys = Keys(data, body, self._values)
+        self._ends = rows.starts + rows.sizes
         # A key is text, and each further type is a single byte.
         sound = (key_types >= 13) & (key_types % 2 == 1) & (at + dim + 1 == body)
-        if not np.all(sound & (body <= rows.starts + rows.sizes)):
+        if not np.all(sound & (self._values <= self._ends)):
             raise self._malformed("other columns than a key, the dimensions and a magnitude")
-        self.integers: npt.NDArray[Any] = np.empty((count, dim), np.int32)
-        self.magnitudes = np.empty(count, np.float64)
-        step = max(1, CHUNK // (dim + 1))
-        for begin in range(0, count, step):
-            self._decode(slice(begin, begin + step), at, body, dim)
 
     def keys(self) -> list[str]:
         """Decode the keys; bytes that are no UTF-8 become surrogates."""
-        data = self._rows.data.data
-        ends = self._key_starts + self._key_sizes
-        return [
-            str(data[start:end], "utf-8", "surrogateescape")
-            for start, end in zip(self._key_starts.tolist(), ends.tolist(), strict=True)
-        ]
+        return self.stored_keys.decode()
 
-    def vectors(self, precision: int, *, normalized: bool) -> Floats:
+    def vectors(
+        self,
+        precision: int,
+        *,
+        normalized: bool,
+        out: Floats | None = None,
+        scratch: Scratch | None = None,
+    ) -> Floats:
         """Compute the vectors.
 
         Parameters
@@ -199,70 +212,57 @@ class VectorRows:
             Decimal places that the integers stand for.
         normalized
             Whether of unit length, or of their original one.
+        out
+            Takes the first vectors, as many as it has room for; else a new array takes all.
+        scratch
+            Of the thread.
 
         Returns
         -------
         ndarray
             float32, shape (n, dim).
-        """
-        values: Floats = self.integers.astype(np.float32)
-        scale = 10**precision
-        if normalized:
-            values /= np.float32(scale)
-        else:
-            with np.errstate(over="ignore", invalid="ignore"):  # of magnitudes that cannot be
-                values *= (self.magnitudes / scale).astype(np.float32)[:, None]
-        return values
 
-    def _decode(self, part: slice, types_at: Ints, body: Ints, dim: int) -> None:
-        data, rows = self._rows.data, self._rows
-        types = _windows(data, "u1", dim + 1)[types_at[part]]
-        kinds = types[:, dim]
-        sizes = _translate(types, SIZES)
-        widest = int(sizes[:, :dim].max(initial=0))
-        if widest == IMPOSSIBLE or (kinds > 9).any():
+        Raises
+        ------
+        FormatError
+            A value that the format does not allow.
+        """
+        if out is None:
+            out = np.empty((len(self.rowids), self._dim), np.float32)
+        scratch = scratch or Scratch()
+        scale = 10**precision
+        step = max(1, CHUNK // (self._dim + 1))
+        for begin in range(0, len(out), step):
+            part = slice(begin, min(begin + step, len(out)))
+            values = out[part]
+            integers, kinds, ends = self._decode(part, scratch)
+            np.copyto(values, integers, casting="unsafe")
+            if normalized:
+                values /= np.float32(scale)
+            else:
+                magnitudes = read_reals(self._rows.data, kinds, ends)
+                with np.errstate(over="ignore", invalid="ignore"):  # of lengths that cannot be
+                    values *= (magnitudes / scale).astype(np.float32)[:, None]
+        return out
+
+    def _decode(
+        self, part: slice, scratch: Scratch
+    ) -> tuple[npt.NDArray[Any], npt.NDArray[np.uint8], Ints]:
+        """Give integers, shape (n, dim), and type and place of each magnitude."""
+        data = self._rows.data
+        both = windows(data, self._dim + 1)[self._types[part]]
+        types = scratch.array("types", (len(both), self._dim), "u1")
+        types[:] = both[:, :-1]
+        kinds, begins, ends = both[:, -1], self._values[part], self._ends[part]
+        if (kinds > 9).any():
+            raise self._malformed("a magnitude that is no number")
+        ends = ends - NUMBER_SIZES[kinds]
+        integers = read_integers(data, types, begins, ends, scratch)
+        if integers is None:
             raise self._malformed(
-                "a dimension that is no integer, or a magnitude that is no number"
+                "a dimension that is no integer, or a length that its columns do not add up to"
             )
-        at = np.empty(types.shape, np.int64)
-        at[:, 0] = body[part] + self._key_sizes[part]
-        at[:, 1:] = sizes[:, :dim]
-        np.cumsum(at, axis=1, out=at)
-        last = at[:, dim]
-        if np.any(last + MAGNITUDE_SIZES[kinds] != rows.starts[part] + rows.sizes[part]):
-            raise self._malformed("a length that its columns do not add up to")
-        if widest > 4 and self.integers.dtype != np.int64:
-            self.integers = self.integers.astype(np.int64)
-        width = 4 if widest <= 4 else 8
-        self.integers[part] = _read_integers(data, at[:, :dim], types[:, :dim], width)
-        reals = _windows(data, ">f8")[last]
-        whole = _read_integers(data, last, kinds, 8)
-        self.magnitudes[part] = np.where(kinds == 7, reals, np.where(kinds == 0, np.nan, whole))
+        return integers, kinds, ends
 
     def _malformed(self, what: str) -> FormatError:
         return FormatError(f"{self._name}: malformed: a row of the table magnitude has {what}")
-
-
-def _windows(data: npt.NDArray[np.uint8], dtype: str, length: int = 1) -> npt.NDArray[Any]:
-    """View data as a big-endian number, or so many of them, at every byte."""
-    width = np.dtype(dtype).itemsize * length
-    shape = (len(data) - width + 1,) if length == 1 else (len(data) - width + 1, length)
-    return np.ndarray(shape, dtype, data, strides=(1,) * len(shape))
-
-
-def _translate(types: npt.NDArray[np.uint8], table: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """Look bytes up in a table of 256, faster than by an index."""
-    translated = types.tobytes().translate(table.tobytes())
-    return np.frombuffer(translated, np.uint8).reshape(types.shape)
-
-
-def _read_integers(
-    data: npt.NDArray[np.uint8], at: Ints, types: npt.NDArray[np.uint8], width: int
-) -> npt.NDArray[Any]:
-    """Read signed integers of up to `width` bytes: a wide read, shifted down with its sign."""
-    values = _windows(data, f">i{width}")[at].astype(f"i{width}")
-    values >>= _translate(types, SHIFTS[width])
-    constant = types >= 8  # the integers 0 and 1 take no bytes
-    if constant.any():
-        values[constant] = types[constant] - np.uint8(8)
-    return values

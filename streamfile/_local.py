@@ -11,7 +11,16 @@ from urllib.parse import quote
 import apsw
 
 from streamfile._reader import Contents, Entries, Reader, choose, encode, sqlite
-from vfs import Budget, DatabaseError, LocalPages, Stats, nocase
+from vfs import (
+    Budget,
+    DatabaseError,
+    KeptFiles,
+    LocalPages,
+    Stats,
+    default_kept_files,
+    local_name,
+    nocase,
+)
 
 MOST_SQL_COLUMNS = 2000
 SQL_BATCH = 500
@@ -40,9 +49,14 @@ class LocalReader(Reader):
         self._path = path
         self._contents = Contents.of(LocalPages(path))
 
+    @property
+    def prefers_sql(self) -> bool:
+        """Whether SQLite can open the table, as no stock SQLite can if it is very wide."""
+        return self.format.dim + 2 <= MOST_SQL_COLUMNS
+
     def find(self, keys: Sequence[str], *, case_insensitive: bool) -> dict[str, int]:
         """Look keys up, as `Reader.find`."""
-        if self.format.dim + 2 > MOST_SQL_COLUMNS:  # no stock SQLite opens such a table
+        if not self.prefers_sql:
             return super().find(keys, case_insensitive=case_insensitive)
         wanted = encode(keys)
         try:
@@ -64,6 +78,10 @@ class LocalReader(Reader):
             groups.setdefault(nocase(entry[0]), []).append(entry)
         entries = [groups.get(nocase(name), []) for name in wanted]
         return choose(keys, wanted, entries, case_insensitive=True)
+
+    def kept(self, what: str) -> tuple[KeptFiles | None, bytes | None]:
+        """Give the place and the name of a kept file, as `Reader.kept`."""
+        return default_kept_files(), local_name(self._path, what)
 
     def _select(self, wanted: Sequence[bytes]) -> Entries:
         """Get the rows whose keys are equal to any of these under NOCASE."""

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from streamfile._approximate import Approximate
 from streamfile._keyed_vectors import KeyedVectorsNames
 from streamfile._matrix import Matrix
 from streamfile._reader import Reader
@@ -20,7 +21,6 @@ from streamfile._sources import open_reader
 from streamfile._vectors import SCAN_ROWS, Vectors
 from streamfile.errors import ArgumentError
 from vfs import Budget, Stats
-
 
 LEGACY = {"supress_warnings", "batch_size", "eager", "temp_dir"}
 
@@ -144,6 +144,7 @@ class Magnitude(KeyedVectorsNames):
             stream=stream, stream_options=stream_options, remote_path=remote_path, log=log
         )
         self._matrix = Matrix(self._reader)
+        self._approximate = Approximate(self._matrix)
         self._vectors = Vectors(
             self._reader,
             lazy_loading=lazy_loading,
@@ -266,6 +267,8 @@ class Magnitude(KeyedVectorsNames):
 
     def close(self) -> None:
         """Close the file."""
+        self._matrix.close()
+        self._approximate.close()
         self._vectors.close()
 
     def __getitem__(self, q: int | slice | Sequence[int]) -> Any:

@@ -1,53 +1,59 @@
-"""The vectors of a whole file for products: in memory where they fit, else read every time."""
+"""The vectors of a whole file for products: kept where they fit, else read every time."""
 
 from __future__ import annotations
 
 import os
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from streamfile._format import Floats, Ints, VectorRows
+from streamfile._blocks import Block
+from streamfile._decode import Bytes, Ints
+from streamfile._format import Floats
 from streamfile._reader import Contents, Reader
 from streamfile._scan import plan_scan, scan
+from streamfile._stored import USUAL_KEY, InFile, InMemory, Stored, Target, load
 from streamfile.errors import FormatError
+from vfs import CacheDirectoryError, CacheSpaceError, KeptFile, KeptFiles
 
 Array = npt.NDArray[Any]
 
-MOST_KEPT = 256 << 20  # bytes
-USUAL_KEY = 80  # bytes of a string, rather too many
+NAME = "matrix.v1"
+LEAST_FILE = 8 << 20  # bytes
+MOST_IN_MEMORY = 256 << 20  # bytes
 PART = 2000  # rows
 
 
 @dataclass(frozen=True)
-class Kept:
-    """The first rows of one version of a file.
+class Here:
+    """Rows that need not be read again, of one version of a file.
 
     Attributes
     ----------
     contents
         Of that version.
-    vectors, lengths
-        As stored for unit length, float32, shape (n, dim); and their lengths, which are 1 but for
-        rounding, shape (n,).
-    keys
-        Of the rows.
+    stored
+        The rows.
+    file
+        What keeps them from being evicted; None for those in memory.
     """
 
     contents: Contents
-    vectors: Floats
-    lengths: Floats
-    keys: list[str]
+    stored: Stored
+    file: KeptFile | InFile | None
 
 
 class Matrix:
     """The cosines of all rows of a file with some vectors.
 
-    As many rows as were asked for are kept after the first time, if they are at most 256 MiB.
+    Rows are kept after the first time: in memory if they are few, else as a file in the cache
+    directory, which other processes use too. Where that is not possible, they are kept in memory
+    if they are at most 256 MiB.
 
     Parameters
     ----------
@@ -57,7 +63,7 @@ class Matrix:
 
     def __init__(self, reader: Reader) -> None:
         self.reader = reader
-        self._kept: Kept | None = None
+        self._kept: Here | None = None
         self._lock = threading.Lock()
         self._pid = os.getpid()
 
@@ -69,7 +75,7 @@ class Matrix:
         vfs.BudgetError
             They would be passed. No row was asked for.
         """
-        if count and self._here(count) is None:
+        if count and self._find(count) is None:
             plan_scan(self.reader, count)
 
     def cosines(self, vectors: Array, count: int) -> Floats:
@@ -89,10 +95,22 @@ class Matrix:
         """
         columns = np.ascontiguousarray(vectors, np.float32)
         answer = np.empty((len(columns), count), np.float32)
-        for first, block, lengths in self._blocks(count):
+
+        def compute(first: int, block: Floats, lengths: Floats) -> None:
             part = answer[:, first : first + len(block)]
             for row, column in zip(part, columns, strict=True):
                 np.divide(block @ column, lengths, out=row)
+
+        stored = self._keep(count)
+        if stored is not None:
+            compute(0, stored.vectors[:count], stored.lengths[:count])
+        else:
+            for _ in scan(
+                self.reader,
+                count,
+                lambda block: compute(block.first, block.vectors, _lengths(block.vectors)),
+            ):
+                pass
         return answer
 
     def pick(self, places: Ints, count: int) -> Iterator[tuple[list[str], Floats]]:
@@ -110,73 +128,110 @@ class Matrix:
         keys, vectors
             Of all places, in their order, in one part or several.
         """
-        precision = self.reader.format.precision
         kept = self._here(count)
-        if kept is not None:
-            for begin in range(0, len(places), PART):
-                part = places[begin : begin + PART]
-                yield [kept.keys[place] for place in part.tolist()], kept.vectors[part]
-        elif len(places) > max(PART, count // 50):  # all rows in a row cost less
-            for first, rows in scan(self.reader, count, lambda rows: rows):
-                begin, end = np.searchsorted(places, [first, first + len(rows.rowids)])
-                chosen, keys = places[begin:end] - first, rows.keys()
-                vectors = rows.vectors(precision, normalized=True)[chosen]
-                yield [keys[at] for at in chosen.tolist()], vectors
-        else:
-            for begin in range(0, len(places), PART):
-                part = places[begin : begin + PART]
-                rows = self.reader.rows(part + 1)
-                if len(rows.rowids) < len(part):
-                    raise FormatError(f"{self.reader.name}: malformed: a row is missing")
-                yield rows.keys(), rows.vectors(precision, normalized=True)
+        if kept is None and len(places) > max(PART, count // 50):  # all rows in a row cost less
 
-    def _blocks(self, count: int) -> Iterator[tuple[int, Floats, Floats]]:
-        """Give blocks of rows and their lengths, which are 1 but for rounding."""
-        kept = self._keep(count)
-        if kept is not None:
-            yield 0, kept.vectors[:count], kept.lengths[:count]
+            def choose(block: Block) -> tuple[list[str], Floats]:
+                end = block.first + len(block.vectors)
+                chosen = places[slice(*np.searchsorted(places, [block.first, end]))] - block.first
+                return block.keys.decode(chosen), block.vectors[chosen]
+
+            yield from scan(self.reader, count, choose)
             return
-        for first, (vectors, lengths, _) in self._scan(count, with_keys=False):
-            yield first, vectors[: count - first], lengths[: count - first]
+        for begin in range(0, len(places), PART):
+            part = places[begin : begin + PART]
+            if kept is not None:
+                yield kept.stored.keys.decode(part), kept.stored.vectors[part]
+                continue
+            rows = self.reader.rows(part + 1)
+            if len(rows.rowids) < len(part):
+                raise FormatError(f"{self.reader.name}: malformed: a row is missing")
+            yield rows.keys(), rows.vectors(self.reader.format.precision, normalized=True)
 
-    def _keep(self, count: int) -> Kept | None:
+    def close(self) -> None:
+        """Wait until a file that was made has its name, and let go of the rows."""
+        kept, self._kept = self._kept, None
+        if kept is not None and isinstance(kept.file, InFile):
+            kept.file.wait()
+
+    def _keep(self, count: int) -> Stored | None:
         """Read rows to keep them, unless they are here already or too many."""
         if self._pid != os.getpid():
             self._pid = os.getpid()
             self._lock = threading.Lock()
         with self._lock:
-            if (here := self._here(count)) is not None:
-                return here
+            if (here := self._find(count)) is not None:
+                return here.stored
             contents = self.reader.contents
             dim = contents.format.dim
-            if count * (4 * dim + USUAL_KEY) > MOST_KEPT:
-                return None
             self._kept = None
-            fresh = Kept(contents, np.empty((count, dim), np.float32), np.empty(count, "f4"), [])
-            for first, (vectors, lengths, keys) in self._scan(count, with_keys=True):
-                part = slice(first, first + len(vectors))
-                fresh.vectors[part] = vectors[: count - first]
-                fresh.lengths[part] = lengths[: count - first]
-                fresh.keys.extend(keys[: count - first])
-            self._kept = fresh
-            return fresh
+            target = self._target(count, dim)
+            if isinstance(target, InFile) and not target.wanted:
+                target.wait()  # another process made it meanwhile
+                target = None if self._find(count) else self._in_memory(count, dim)
+            if target is not None:
+                stored = self._fill(target)
+                made = target if isinstance(target, InFile) else None
+                self._kept = Here(contents, stored, made)
+            return self._kept.stored if self._kept else None
 
-    def _here(self, count: int) -> Kept | None:
-        """Give kept rows, if they are enough and of the right version."""
+    def _fill(self, target: Target) -> Stored:
+        def take(block: Block) -> tuple[Bytes, Ints]:
+            target.put(block.first, block.vectors)
+            part = slice(block.first, block.first + len(block.vectors))
+            target.lengths[part] = _lengths(block.vectors)
+            return block.keys.join()
+
+        try:
+            for keys, sizes in scan(self.reader, target.count, take):
+                target.put_keys(keys, sizes)
+            return target.finish()
+        except BaseException:
+            target.abandon()
+            raise
+
+    def _target(self, count: int, dim: int) -> Target | None:
+        files, name = self._file(count)
+        if files is not None and name is not None and 4 * count * dim >= LEAST_FILE:
+            with suppress(CacheSpaceError, CacheDirectoryError):
+                return InFile(files, name, count, dim)
+        return self._in_memory(count, dim)
+
+    def _in_memory(self, count: int, dim: int) -> Target | None:
+        return InMemory(count, dim) if count * (4 * dim + USUAL_KEY) <= MOST_IN_MEMORY else None
+
+    def _file(self, count: int) -> tuple[KeptFiles | None, bytes | None]:
+        return self.reader.kept(f"{NAME} {count}")
+
+    def _find(self, count: int) -> Here | None:
+        """Give rows that were kept by this object, or as a file."""
+        here = self._here(count)
+        told = self.reader.format
+        if here is not None or 4 * count * told.dim < LEAST_FILE:
+            return here
+        contents = self.reader.contents
+        for rows in dict.fromkeys([told.size, count]):
+            files, name = self._file(rows)
+            file = files.get(name) if files is not None and name is not None else None
+            if file is None:
+                continue
+            stored = load(file, count, told.dim)
+            if stored is not None:
+                self._kept = Here(contents, stored, file)
+                return self._kept
+            with suppress(OSError):  # damaged: it is to be made again
+                file.path.unlink()
+        return None
+
+    def _here(self, count: int) -> Here | None:
+        """Give rows of this object, if they are enough and of the right version."""
         kept = self._kept
-        if kept is None or kept.contents is not self.reader.contents or len(kept.keys) < count:
+        if kept is None or kept.contents is not self.reader.contents:
             return None
-        return kept
+        return kept if len(kept.stored.lengths) >= count else None
 
-    def _scan(
-        self, count: int, *, with_keys: bool
-    ) -> Iterator[tuple[int, tuple[Floats, Floats, list[str]]]]:
-        precision = self.reader.format.precision
 
-        def decode(rows: VectorRows) -> tuple[Floats, Floats, list[str]]:
-            block = rows.vectors(precision, normalized=True)
-            lengths = np.sqrt(np.einsum("ij,ij->i", block, block))
-            lengths[lengths == 0] = 1
-            return block, lengths, rows.keys() if with_keys else []
-
-        return scan(self.reader, count, decode)
+def _lengths(vectors: Floats) -> Floats:
+    lengths: Floats = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
+    lengths[lengths == 0] = 1
+    return lengths

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,16 @@ RANDOM_SHARE = 0.3
 Vector = npt.NDArray[np.float64]
 
 
+class _Generator(threading.local):
+    """A generator for each thread: making one takes far longer than seeding it."""
+
+    def __init__(self) -> None:
+        self.state = np.random.RandomState()
+
+
+_generator = _Generator()
+
+
 def random_vector(text: str, dim: int, namespace: str | None = None) -> Vector:
     """Hash a text to a vector of components uniform in [-1, 1).
 
@@ -35,7 +46,8 @@ def random_vector(text: str, dim: int, namespace: str | None = None) -> Vector:
     if namespace is not None:
         text = namespace + NAMESPACE_END + text
     seed = xxhash.xxh32_intdigest(text.encode("utf-8", "surrogatepass"))
-    return np.random.RandomState(seed).uniform(-1, 1, dim)
+    _generator.state.seed(seed)
+    return _generator.state.uniform(-1, 1, dim)
 
 
 def ngrams(text: str, shortest: int, longest: int) -> list[str]:

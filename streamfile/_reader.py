@@ -12,6 +12,7 @@ import apsw
 import numpy as np
 import numpy.typing as npt
 
+from streamfile._blob import keep_blob
 from streamfile._format import Format, VectorRows, read_format
 from streamfile._fulltext import Fulltext
 from streamfile._similar import similar_rows
@@ -20,7 +21,11 @@ from vfs import (
     DatabaseError,
     Identity,
     Index,
+    KeptFile,
+    KeptFiles,
+    LocalPages,
     Pages,
+    RemotePages,
     Stats,
     Table,
     Walk,
@@ -45,7 +50,7 @@ if hasattr(os, "register_at_fork"):
 class Contents:
     """What was read to open one version of a file."""
 
-    pages: Pages
+    pages: LocalPages | RemotePages
     format: Format
     table: Table
     index: Index
@@ -53,7 +58,7 @@ class Contents:
     version: Identity | None
 
     @classmethod
-    def of(cls, pages: Pages, version: Identity | None = None) -> Contents:
+    def of(cls, pages: LocalPages | RemotePages, version: Identity | None = None) -> Contents:
         """Read the schema, and what the file says of itself."""
         told = read_format(pages)
         table = Table(pages, told.table_root, told.size)
@@ -105,6 +110,11 @@ class Reader:
         """The same, without asking the server whether the cache is still right."""
         return self._contents.format
 
+    @property
+    def prefers_sql(self) -> bool:
+        """Whether SQLite searches faster, and can."""
+        return False
+
     def find(self, keys: Sequence[str], *, case_insensitive: bool) -> dict[str, int]:
         """Look keys up.
 
@@ -136,6 +146,7 @@ class Reader:
                 case_insensitive=case_insensitive,
                 encode=encode,
                 match=self.execute,
+                prefer_sql=self.prefers_sql,
             )
         )
 
@@ -172,6 +183,14 @@ class Reader:
     def scan_pages(self, gap: int) -> Pages:
         """Give what reads pages for a scan, those at most a gap apart in one range."""
         return self._contents.pages
+
+    def blob_file(self, what: str) -> KeptFile:
+        """Give a file that is stored in this one, fetched once and kept, see `keep_blob`."""
+        return keep_blob(self, what)
+
+    def kept(self, what: str) -> tuple[KeptFiles | None, bytes | None]:
+        """Give the kept files, and the name of one made of this file; None where there is none."""
+        raise NotImplementedError
 
     def close(self) -> None:
         """Close the file, and SQLite's connection."""

@@ -15,6 +15,7 @@ from vfs import (
     DatabaseError,
     FileChangedError,
     Identity,
+    KeptFiles,
     Pages,
     RemoteFile,
     RemotePages,
@@ -80,6 +81,10 @@ class RemoteReader(Reader):
     def scan_pages(self, gap: int) -> Pages:
         """Give what reads pages for a scan, as `Reader.scan_pages`: past the cache."""
         return ScanPages(self._pages, gap)
+
+    def kept(self, what: str) -> tuple[KeptFiles | None, bytes | None]:
+        """Give the place and the name of a kept file, as `Reader.kept`."""
+        return self.file.kept_files, self.file.kept_name(what)
 
     def close(self) -> None:
         """Keep what was learned, and close the file."""

@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
-import numpy as np
-
-from streamfile._format import Ints, VectorRows
+from streamfile._blocks import Block, Decoder, missing
+from streamfile._decode import Ints
 from streamfile._reader import Contents, Reader
-from streamfile.errors import FormatError
-from vfs import ScanPages, VisitedMany, Workers, run
+from vfs import ScanPages, Workers
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 BATCH = 2 << 20  # bytes of pages read and decoded at once
-STREAMS = 2  # batches on their way at once; in memory, more threads only contend
+STREAMS = 4  # batches on their way at once from a server
+THREADS = 2  # for a local file
+LEAST_COMPILED = 32 << 20  # bytes of pages
 GAP = 16 << 10
 USUAL_VALUE = 5  # bytes of a stored value and its type, rather too many
 SHOW_AFTER = 1.0  # seconds
 
 
 def scan(
-    reader: Reader, count: int, transform: Callable[[VectorRows], T]
-) -> Iterator[tuple[int, T]]:
+    reader: Reader, count: int, transform: Callable[[Block], T], *, normalized: bool = True
+) -> Iterator[T]:
     """Read the first rows of a file.
 
     A streamed scan is held against the budgets as a whole before its rows are asked for. One that
@@ -41,12 +43,13 @@ def scan(
         How many rows, at most as many as there are.
     transform
         Makes of each block of rows what is wanted, in threads of its own.
+    normalized
+        Whether the vectors are wanted of unit length, or of their original one.
 
     Yields
     ------
-    first, result
-        The place of the block's first row, and what `transform` gave; in the order of places.
-        The last block may hold more rows than asked for.
+    object
+        What `transform` gave for each block, in the order of places.
 
     Raises
     ------
@@ -57,49 +60,38 @@ def scan(
     vfs.VFSError
         See `vfs.errors`.
     """
-    from tqdm import tqdm  # not needed for anything else
-
     if not count:
         return
     plan = plan_scan(reader, count)
-    contents, size = plan.contents, plan.contents.pages.layout.page_size
-    visited = VisitedMany(contents.pages)
-
-    def work(batch: Ints) -> tuple[int, int, T]:
-        rows = VectorRows(
-            reader.name,
-            run(reader.scan_pages(plan.gap), contents.table.rows_of(batch, visited)),
-            contents.format.dim,
-        )
-        if not len(rows.rowids):
-            raise FormatError(f"{reader.name}: malformed: a leaf without rows")
-        first, last = int(rows.rowids[0]), int(rows.rowids[-1])
-        if last - first + 1 != len(rows.rowids):
-            missing = first + int(np.flatnonzero(np.diff(rows.rowids) > 1)[0]) + 1
-            raise _missing(reader, missing)
-        return first - 1, last, transform(rows)
-
     requests = sum(map(len, plan.ranges))
+    size = plan.contents.pages.layout.page_size
     costs = [sum(end - start for start, end in ranges) for ranges in plan.ranges]
     costs = costs if requests else [len(batch) * size for batch in plan.batches]
-    results = _in_order(work, plan.batches, STREAMS if requests else 1)
+    decoder = Decoder(
+        reader,
+        plan.contents,
+        count,
+        gap=plan.gap,
+        normalized=normalized,
+        may_compile=not requests and sum(costs) >= LEAST_COMPILED,  # numpy outruns networks
+    )
+
+    def work(batch: Ints) -> tuple[int, int, T]:
+        block = decoder.decode(batch)
+        return block.first, block.first + len(block.vectors), transform(block)
+
+    results = _in_order(work, plan.batches, STREAMS if requests else THREADS)
+    bar = _Bar(f"{requests:,} requests" if requests else "scan", sum(costs))
     expected = 0
-    with tqdm(
-        total=sum(costs),
-        desc=f"{requests:,} requests" if requests else "scan",
-        unit="B",
-        unit_scale=True,
-        delay=SHOW_AFTER,
-        disable=None,
-    ) as bar:
+    with contextlib.closing(bar):
         for cost, (first, end, result) in zip(costs, results, strict=True):
             if first != expected:
-                raise _missing(reader, expected + 1)
+                raise missing(reader.name, expected + 1)
             expected = end
-            yield first, result
-            bar.update(cost)
+            yield result
+            bar.advance(cost)
     if expected < count:
-        raise _missing(reader, expected + 1)
+        raise missing(reader.name, expected + 1)
 
 
 @dataclass(frozen=True)
@@ -147,8 +139,33 @@ def plan_scan(reader: Reader, count: int) -> Plan:
     return Plan(contents, batches, ranges, gap)
 
 
-def _missing(reader: Reader, rowid: int) -> FormatError:
-    return FormatError(f"{reader.name}: malformed: row {rowid} is missing")
+class _Bar:
+    """A progress bar, which nothing is done for before it is time to show it."""
+
+    def __init__(self, title: str, total: int) -> None:
+        self._title, self._total, self._done = title, total, 0
+        self._due = time.monotonic() + SHOW_AFTER
+        self._bar: Any = None
+
+    def advance(self, cost: int) -> None:
+        self._done += cost
+        if self._bar is not None:
+            self._bar.update(cost)
+        elif time.monotonic() > self._due:
+            from tqdm import tqdm
+
+            self._bar = tqdm(
+                desc=self._title,
+                total=self._total,
+                initial=self._done,
+                unit="B",
+                unit_scale=True,
+                disable=None,
+            )
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
 
 
 def _in_order(function: Callable[[T], R], items: Sequence[T], threads: int) -> Iterator[R]:

@@ -98,6 +98,7 @@ def similar_rows(
     case_insensitive: bool,
     encode: Callable[[Sequence[str]], list[bytes]],
     match: Match,
+    prefer_sql: bool,
 ) -> Walk[list[list[int]]]:
     """Find the rows similar to keys, which share their waves.
 
@@ -115,6 +116,8 @@ def similar_rows(
         Gives the bytes that keys have in the file.
     match
         Runs an SQL query, for keys that only SQLite's parser can tell what to do with.
+    prefer_sql
+        Whether that is the faster way, for lack of round trips.
 
     Returns
     -------
@@ -130,14 +133,14 @@ def similar_rows(
         for spelling, search in zip(spellings, searched, strict=True)
     ]
     texts = list(dict.fromkeys(text for tried in groups for group in tried for text in group))
-    ahead = [fulltext.load()] if fulltext is not None else []
+    ahead = [fulltext.load()] if fulltext is not None and not prefer_sql else []
     entries, *_ = yield from together([source.index.find(encode(texts)), *ahead])
     known = {
         text: [rowid for _, rowid in found] for text, found in zip(texts, entries, strict=True)
     }
     results = [_first_known(known, tried) for tried in groups]
     left = [at for at, search in enumerate(searched) if search and not results[at]]
-    searches = [_Search(source, spellings[at], match).run() for at in left]
+    searches = [_Search(source, spellings[at], match, prefer_sql=prefer_sql).run() for at in left]
     for at, result in zip(left, (yield from together(searches)), strict=True):
         results[at] = result
     return results
@@ -162,11 +165,16 @@ def _first_known(known: Mapping[str, list[int]], groups: Sequence[Sequence[str]]
 class _Search:
     """The search for the n-grams of one key."""
 
-    def __init__(self, source: Source, spelling: Spelling, match: Match) -> None:
+    def __init__(
+        self, source: Source, spelling: Spelling, match: Match, *, prefer_sql: bool
+    ) -> None:
         assert source.fulltext is not None
         self._fulltext = source.fulltext
         self._source, self._spelling, self._match = source, spelling, match
         self._places: dict[bytes, Ints] = {}
+        # What is not printable, such as a surrogate or a NUL, SQLite may not take.
+        printable = prefer_sql and spelling.original.isprintable()
+        self._by_sql = printable or '"' in spelling.original
         key = spelling.wrapped[len(BOW) : -len(EOW)]
         self._ends = key[:1], key[-1:]
         self._length = len(key) if len(key) <= SHORT_KEY else None
@@ -179,7 +187,7 @@ class _Search:
         for size in range(told.subword_end, told.subword_start - 1, -1):
             grams = _thinned(ngrams(spelling.wrapped, size, size), size)
             stems = [] if spelling.stemmed is None else self._stems(size)
-            if '"' in spelling.original:
+            if self._by_sql:
                 found = self._match_sql(grams)
                 if spelling.stemmed is not None and not self._is_small_typo(found):
                     found = self._match_sql(stems)
@@ -260,7 +268,10 @@ class _Search:
         return longer - SequenceMatcher(None, best, original).ratio() * longer <= SMALL_TYPO
 
     def _match_sql(self, grams: Sequence[str]) -> Found:
-        """Leave the search to SQLite: a quotation mark ends a phrase, whatever is before it."""
+        """Leave the search to SQLite.
+
+        In its queries a quotation mark ends a phrase, whatever is before it.
+        """
         query = " OR ".join(f'"{_escaped(gram)}"' for gram in grams)
         values: list[Any] = [query]
         if self._length is not None:

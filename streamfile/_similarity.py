@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from streamfile._approximate import Approximate
+from streamfile._blocks import Block
 from streamfile._matrix import Matrix
 from streamfile._ranking import Doubles, rank, unit
 from streamfile._reader import Reader
@@ -32,6 +34,7 @@ class Similarity:
     case_insensitive: bool
     _reader: Reader
     _matrix: Matrix
+    _approximate: Approximate
     query: Callable[..., Any]
 
     @property
@@ -203,6 +206,61 @@ class Similarity:
         )
         return best if return_similarities else [key for key, _ in best]
 
+    def most_similar_approx(
+        self,
+        positive: Item | Sequence[Item],
+        negative: Item | Sequence[Item] = (),
+        topn: int | None = 10,
+        min_similarity: float | None = None,
+        return_similarities: bool = True,
+        effort: float = 1.0,
+    ) -> Any:
+        """Rank keys of the file as `most_similar`, but look only where an index tells to.
+
+        The first call fetches the index, which is kept in the cache directory. Some of the most
+        similar keys may be missing, and there may be fewer answers than asked for.
+
+        Parameters
+        ----------
+        positive, negative, return_similarities
+            As in `most_similar`.
+        topn : int, optional
+            How many answers, None for all that are found.
+        min_similarity
+            Makes no difference.
+        effort
+            How much to look at, from 0, nothing, to 1, some ``topn`` rows in each tree of the
+            index: more finds more, and takes longer.
+
+        Returns
+        -------
+        list of (str, float), or of str
+            The most similar first.
+
+        Raises
+        ------
+        NoIndexError
+            The file has no index.
+        FormatError
+            The index is malformed.
+        ArgumentError
+            A vector of another length, or a number that cannot be.
+        vfs.BudgetError
+            Reading the index would pass a budget. Nothing of it was read.
+        vfs.CacheSpaceError
+            There is no place to keep the index.
+        """
+        _check_count("topn", topn)
+        self._approximate.check()
+        vectors, _, excluded = self._targets(positive, negative)
+        if not len(vectors):
+            return []
+        direction = vectors[0] if len(vectors) == 1 else vectors.mean(0)
+        best = self._approximate.rank(
+            unit(direction), topn=topn, effort=effort, excluded=excluded, fold=self._fold
+        )
+        return best if return_similarities else [key for key, _ in best]
+
     def closer_than(self, key: Item, q: Item, topn: int | None = None) -> list[str]:
         """List the keys that are more similar to a key than another one is.
 
@@ -233,14 +291,13 @@ class Similarity:
         """
         told, normalized = self._reader.format, self.normalized
         answer = np.zeros((told.size, told.dim + self.placeholders), self.dtype)
-        blocks = scan(
-            self._reader,
-            told.size,
-            lambda rows: rows.vectors(told.precision, normalized=normalized),
-        )
-        for first, block in blocks:
-            part = answer[first : first + len(block), : told.dim]
-            part[:] = block[: len(part)]
+
+        def take(block: Block) -> None:
+            part = slice(block.first, block.first + len(block.vectors))
+            answer[part, : told.dim] = block.vectors
+
+        for _ in scan(self._reader, told.size, take, normalized=normalized):
+            pass
         return answer
 
     def unroll(self, v: Any) -> Any:
@@ -269,9 +326,8 @@ class Similarity:
 
     def _searched(self, topn: int | None, restrict_vocab: int | None) -> int:
         """Give the number of rows to search, having checked that this is possible."""
-        for name, value in (("topn", topn), ("restrict_vocab", restrict_vocab)):
-            if value is not None and value < 0:
-                raise ArgumentError(f"{name}={value}: expected 0 or more")
+        _check_count("topn", topn)
+        _check_count("restrict_vocab", restrict_vocab)
         told = self._reader.format
         size = told.size
         if not size:
@@ -302,3 +358,8 @@ class Similarity:
 
     def _fold(self, key: str) -> str:
         return key.lower() if self.case_insensitive else key
+
+
+def _check_count(name: str, value: int | None) -> None:
+    if value is not None and value < 0:
+        raise ArgumentError(f"{name}={value}: expected 0 or more")

@@ -5,6 +5,7 @@
     StreamfileError
     ├── FormatError     a SQLite file that is no .magnitude file, a newer version, a broken row
     ├── PathError       no such local file, or a URL where a local path was meant
+    ├── NoIndexError    a file without the index that was to be searched
     └── ArgumentError   an argument that cannot be
 
 Errors of the network, of the cache and of SQLite's own format are those of `vfs.errors`.
@@ -12,7 +13,7 @@ Errors of the network, of the cache and of SQLite's own format are those of `vfs
 
 from __future__ import annotations
 
-__all__ = ["ArgumentError", "FormatError", "PathError", "StreamfileError"]
+__all__ = ["ArgumentError", "FormatError", "NoIndexError", "PathError", "StreamfileError"]
 
 
 class StreamfileError(Exception):
@@ -25,6 +26,10 @@ class FormatError(StreamfileError):
 
 class PathError(StreamfileError, FileNotFoundError):
     """There is no such local file."""
+
+
+class NoIndexError(StreamfileError, RuntimeError):
+    """The file was made without the index that was to be searched."""
 
 
 class ArgumentError(StreamfileError, ValueError):

@@ -14,7 +14,7 @@ from scripted_server import ScriptedServer, Status, Whole
 from serving import LoggingServer
 
 import vfs
-from streamfile import FormatError, Magnitude, StreamfileError, _reader
+from streamfile import FormatError, Magnitude, StreamfileError, _local
 
 KEYS = mf.random_words(60, 1)
 VECTORS = mf.random_vectors(60, 5, 1)
@@ -362,7 +362,7 @@ damage = settings(
 def finding(request, monkeypatch):
     """Whether SQLite finds keys in local files, or the walk that streamed files use."""
     if request.param == "pages":
-        monkeypatch.setattr(_reader, "MOST_SQL_COLUMNS", 0)
+        monkeypatch.setattr(_local, "MOST_SQL_COLUMNS", 0)
 
 
 @damage

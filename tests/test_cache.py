@@ -195,6 +195,80 @@ def test_a_smaller_capacity_shrinks_the_file_at_once_and_for_all(tmp_path):
     second.close()
 
 
+@settings(max_examples=200, deadline=None)
+@given(st.binary(min_size=16, max_size=16), st.integers(0, 2**40), st.integers(1, 3000))
+def test_a_key_selects_another_set_only_where_its_own_goes(file, number, sets):
+    chosen = _disk._set_of((file, number), sets)
+    assert 0 <= chosen < sets
+    for fewer in {max(1, chosen), chosen + 1, (chosen + sets) // 2 + 1, sets}:
+        assert (_disk._set_of((file, number), fewer) == chosen) == (fewer > chosen)
+
+
+def test_the_sets_are_selected_about_equally_often():
+    counts = [0] * 200
+    for number in range(200 * WAYS):
+        counts[_disk._set_of((SEED, number), 200)] += 1
+    assert WAYS / 2 < min(counts) <= max(counts) < WAYS * 2
+
+
+@pytest.mark.parametrize(("before", "after"), [(12, 12), (12, 11), (12, 5), (12, 1), (3, 2)])
+@pytest.mark.parametrize("at_once", [4096, 2])
+def test_a_store_that_shrinks_keeps_in_each_set_what_was_used_last(
+    tmp_path, monkeypatch, before, after, at_once
+):
+    clock = iter(range(1, 10**6))
+    monkeypatch.setattr(time, "time_ns", lambda: 10**18 + next(clock))
+    monkeypatch.setattr(_disk, "MOVED_AT_ONCE", at_once)
+    store = DiskStore(tmp_path, before * SET)
+    kept = range(5000, 5020)
+    store.put(blocks(kept), keep=True)
+    for start in range(0, before * 50, 10):
+        store.put(blocks(range(start, start + 10)))
+    used = random.Random(0).sample(range(before * 50), 30)
+    for number in used:
+        assert store.get(blocks([number])) == blocks([number])
+    latest_last = [n for n in range(before * 50) if n not in used] + used + list(kept)
+    expected = {}
+    for number in latest_last:
+        expected.setdefault(_disk._set_of((SEED, number), after), []).append(number)
+    with (tmp_path / "blocks.v1").open("r+b") as file:
+        _disk.shrink(file.fileno(), after)
+    assert size_of(tmp_path) == after * SET
+    # Those put together were used at the same time, so at the edge either may stay.
+    for numbers in expected.values():
+        found = {key[1] for key in store.get(blocks(numbers))}
+        assert len(found) == min(WAYS, len(numbers))
+        sure = [n for n in numbers if numbers.index(n) >= len(numbers) - WAYS + 10]
+        assert found >= set(sure)
+    assert store.get(blocks([*used[-20:], *kept])) == blocks([*used[-20:], *kept])
+    store.close()
+
+
+def test_an_older_block_of_the_same_key_does_not_come_back(tmp_path):
+    small = DiskStore(tmp_path, 2 * SET)
+    keys = [(SEED, number) for number in range(60)]
+    small.put(dict.fromkeys(keys, b"old"))
+    small.close()
+    large = DiskStore(tmp_path, 40 * SET)
+    large.put(dict.fromkeys(keys, b"new"))
+    for sets in (20, 2, 1):
+        with (tmp_path / "blocks.v1").open("r+b") as file:
+            _disk.shrink(file.fileno(), sets)
+        assert set(large.get(keys).values()) == {b"new"}
+    large.close()
+
+
+def test_noise_displaces_nothing_where_a_store_shrinks(tmp_path):
+    store = DiskStore(tmp_path, SET)
+    store.put(blocks(range(WAYS)))
+    with (tmp_path / "blocks.v1").open("ab") as file:
+        file.write(random.Random(0).randbytes(5 * SET + 7))
+    DiskStore(tmp_path, SET).close()
+    assert size_of(tmp_path) == SET
+    assert store.get(blocks(range(WAYS))) == blocks(range(WAYS))
+    store.close()
+
+
 def test_a_read_that_began_before_the_file_shrank_does_not_grow_it(tmp_path, monkeypatch):
     first = DiskStore(tmp_path, 8 * SET)
     first.put(blocks(range(300)))
@@ -514,7 +588,7 @@ def test_the_usual_directory_is_the_platforms(tmp_path, monkeypatch, nowhere):
     monkeypatch.setattr(platformdirs, "user_cache_dir", lambda *_, **__: str(tmp_path / "usual"))
     cache = BlockCache(Options())
     assert directory_of(cache) == tmp_path / "usual"
-    assert cache.disk.capacity <= 512 << 20
+    assert SET <= cache.disk.size() <= cache.kept.capacity <= 512 << 20
     cache.close()
 
 
@@ -572,7 +646,7 @@ def test_a_size_in_the_environment_that_is_no_size(tmp_path, monkeypatch, text):
 def test_the_size_is_that_of_the_option_then_of_the_environment(tmp_path, monkeypatch):
     monkeypatch.setenv("STREAMFILE_CACHE_SIZE", str(3 * SET))
     cache = BlockCache(Options(cache_dir=tmp_path))
-    assert cache.disk.capacity == 3 * SET == size_of(tmp_path)
+    assert cache.kept.capacity == 3 * SET == size_of(tmp_path)
     cache.close()
     cache = BlockCache(Options(cache_dir=tmp_path, cache_size=SET))
     assert size_of(tmp_path) == SET

@@ -3,6 +3,7 @@
 import random
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from itertools import groupby
 from pathlib import Path
@@ -17,6 +18,7 @@ from serving import LoggingServer
 
 import streamfile
 from streamfile import Magnitude
+from streamfile._oov import random_vector
 
 DIM = 11
 EDGE = "\uf000"
@@ -261,6 +263,18 @@ import sys
 from streamfile import Magnitude
 print(Magnitude(sys.argv[1]).query(["uberx", "Straße", 3, 2.5]).tobytes().hex())
 """
+
+
+def test_threads_do_not_share_a_random_state():
+    texts = [[f"{thread} {number}" for number in range(1000)] for thread in range(4)]
+    interval = sys.getswitchinterval()
+    try:
+        sys.setswitchinterval(1e-6)
+        with ThreadPoolExecutor(4) as threads:
+            got = list(threads.map(lambda mine: [random_vector(t, DIM) for t in mine], texts))
+    finally:
+        sys.setswitchinterval(interval)
+    np.testing.assert_array_equal(got, [[seeded(t, DIM) for t in mine] for mine in texts])
 
 
 def test_another_process_gets_the_same_vectors(folder):

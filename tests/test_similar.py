@@ -21,7 +21,7 @@ from sql_similar import (
 )
 
 import vfs
-from streamfile import Magnitude
+from streamfile import Magnitude, _local
 from streamfile._fulltext import Fulltext
 from streamfile._local import LocalReader
 from streamfile._remote import RemoteReader
@@ -101,6 +101,17 @@ def change(path, changes):
     return path
 
 
+class WalkingReader(LocalReader):
+    """Searches as a streamed file does, without SQL."""
+
+    prefers_sql = False
+
+
+@pytest.fixture(params=[LocalReader, WalkingReader])
+def reader_class(request):
+    return request.param
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("similar")
@@ -161,12 +172,12 @@ MEDIUM = ["medium", "small-pages", "merged", "changed", "small", "empty"]
 
 
 @pytest.mark.parametrize("name", MEDIUM)
-def test_rows_and_their_order_are_those_of_sqlite(folder, sql, name):
+def test_rows_and_their_order_are_those_of_sqlite(folder, sql, reader_class, name):
     connection = sql(name)
     keys = unknown_keys(sql("medium"), 600 if name == "medium" else 150, 5)
     known = {key for (key,) in connection.execute("SELECT key FROM magnitude")}
     keys = [key for key in keys if key not in known]
-    reader = LocalReader(str(folder / name))
+    reader = reader_class(str(folder / name))
     got = reader.similar(keys, language="en", case_insensitive=False)
     reader.close()
     expected = [answer(connection, key) for key in keys]
@@ -189,10 +200,10 @@ def test_the_files_have_segments_of_each_kind(folder):
 
 
 @pytest.mark.parametrize("options", [{"language": None}, {"language": "de"}])
-def test_without_a_language_nothing_is_stemmed(folder, sql, options):
+def test_without_a_language_nothing_is_stemmed(folder, sql, reader_class, options):
     connection = sql("medium")
     keys = unknown_keys(connection, 60, 6)
-    reader = LocalReader(str(folder / "medium"))
+    reader = reader_class(str(folder / "medium"))
     got = reader.similar(keys, case_insensitive=False, **options)
     reader.close()
     for key, rows in zip(keys, got, strict=True):
@@ -200,17 +211,19 @@ def test_without_a_language_nothing_is_stemmed(folder, sql, options):
         assert expected in (None, rows), key
 
 
-def test_case_insensitive_searches_are_lower_cased(folder, sql):
+def test_case_insensitive_searches_are_lower_cased(folder, sql, reader_class):
     connection = sql("medium")
     keys = [key.upper() for key in unknown_keys(connection, 60, 7)]
-    reader = LocalReader(str(folder / "medium"))
+    reader = reader_class(str(folder / "medium"))
     got = reader.similar(keys, language="en", case_insensitive=True)
     reader.close()
     for key, rows in zip(keys, got, strict=True):
         assert answer(connection, key, case_insensitive=True) in (None, rows), key
 
 
-def test_other_windows_of_n_grams_make_phrases_of_several_terms(tmp_path, monkeypatch):
+def test_other_windows_of_n_grams_make_phrases_of_several_terms(
+    tmp_path, monkeypatch, reader_class
+):
     monkeypatch.setattr(mf, "SUBWORD_START", 1)
     monkeypatch.setattr(mf, "SUBWORD_END", 4)
     keys = words(300, 8)
@@ -218,7 +231,7 @@ def test_other_windows_of_n_grams_make_phrases_of_several_terms(tmp_path, monkey
     connection = apsw.Connection(str(path))
     asked = ["a-b", "ba-be", "^ba", "a^b", "^-a", "^a-b", "b", "c", "zz", "ter-o", "x-^y", "---"]
     asked = [key for key in [*asked, *unknown_keys(connection, 60, 9)] if key not in keys]
-    reader = LocalReader(str(path))
+    reader = reader_class(str(path))
     got = reader.similar(asked, language="en", case_insensitive=False)
     reader.close()
     for key, rows in zip(asked, got, strict=True):
@@ -269,6 +282,15 @@ def test_unknown_words_are_streamed_without_sql(folder, server, sql, monkeypatch
             v.query('ter"ling')
 
 
+def test_tables_too_wide_for_sqlite_are_searched_without_it(folder, sql, monkeypatch):
+    monkeypatch.setattr(_local, "MOST_SQL_COLUMNS", DIM + 1)
+    monkeypatch.setattr(LocalReader, "_connect", None)
+    connection = sql("medium")
+    with Magnitude(folder / "medium") as v:
+        expected = sql_vector(connection, "terlingness", DIM)
+        np.testing.assert_allclose(v.query("terlingness"), expected, atol=1e-6)
+
+
 def test_the_language_is_an_option(folder, sql):
     connection = sql("medium")
     with Magnitude(folder / "medium") as v, Magnitude(folder / "medium", language=None) as w:
@@ -308,9 +330,10 @@ def test_many_ties_are_decided_from_the_index(folder, server, sql, monkeypatch):
     answers = []
     for most_rows in (-1, 10**9):
         monkeypatch.setattr(similar, "MOST_ROWS", most_rows)
-        with Magnitude(folder / "medium") as v:
-            answers.append(v.query(keys))
-    np.testing.assert_array_equal(*answers)
+        reader = WalkingReader(str(folder / "medium"))
+        answers.append(reader.similar(keys, language="en", case_insensitive=False))
+        reader.close()
+    assert answers[0] == answers[1]
 
 
 @pytest.mark.parametrize(

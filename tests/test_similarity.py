@@ -37,7 +37,7 @@ def opened(request, server, monkeypatch):
     """Open a file of the folder: on the disk, on the server, with too little memory for it."""
     objects = []
     if request.param == "not kept":
-        monkeypatch.setattr(_matrix, "MOST_KEPT", 100)
+        monkeypatch.setattr(_matrix, "MOST_IN_MEMORY", 100)
     monkeypatch.setattr(_scan, "BATCH", 32 << 10)
 
     def open_(path, **options):
@@ -269,7 +269,7 @@ def test_local_and_streamed_answers_are_the_same_bit_for_bit(server, any_file, m
         keys = [key for key, _ in local[:3]]
         for v in (local, streamed, streamed):
             answers.append((v.most_similar(keys[0], topn=30), v.most_similar_cosmul(keys)))
-            monkeypatch.setattr(_matrix, "MOST_KEPT", 0)
+            monkeypatch.setattr(_matrix, "MOST_IN_MEMORY", 0)
     assert answers[0] == answers[1] == answers[2]
 
 
@@ -409,7 +409,7 @@ def test_ctrl_c_stops_a_scan_and_leaves_the_object_usable(folder, big):
 MEMORY = """
 import resource, sys
 from streamfile import Magnitude, _matrix
-_matrix.MOST_KEPT = 0
+_matrix.MOST_IN_MEMORY = 0
 v = Magnitude(sys.argv[1], stream=True, stream_options={"cache_size": 0})
 v.query("key")
 v.most_similar("key", restrict_vocab=10)

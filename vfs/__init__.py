@@ -9,11 +9,15 @@ from __future__ import annotations
 
 from typing import Any
 
+from vfs._cache import default_kept_files
+from vfs._chain import BEGINNING, Blob, BlobPiece, BlobTable, Place, blob_ranges, read_blobs
 from vfs._file import RemoteFile
-from vfs._identity import Identity
+from vfs._identity import Identity, local_name
 from vfs._index import Index, nocase
+from vfs._kept import KeptFiles
 from vfs._options import Options
 from vfs._pages import Layout, LocalPages, Pages, RemotePages
+from vfs._part import KeptFile, Part
 from vfs._record import decode_record, read_varints
 from vfs._router import pack, unpack
 from vfs._span import ScanPages
@@ -28,6 +32,7 @@ from vfs.errors import (
     AccessError,
     BudgetError,
     CacheDirectoryError,
+    CacheSpaceError,
     ConnectError,
     DatabaseError,
     DeadlineError,
@@ -43,10 +48,15 @@ from vfs.errors import (
 )
 
 __all__ = [
+    "BEGINNING",
     "AccessError",
+    "Blob",
+    "BlobPiece",
+    "BlobTable",
     "Budget",
     "BudgetError",
     "CacheDirectoryError",
+    "CacheSpaceError",
     "ConnectError",
     "Counters",
     "DatabaseError",
@@ -54,12 +64,16 @@ __all__ = [
     "FileChangedError",
     "Identity",
     "Index",
+    "KeptFile",
+    "KeptFiles",
     "Layout",
     "LocalPages",
     "NotFoundError",
     "OptionError",
     "Options",
     "Pages",
+    "Part",
+    "Place",
     "RangeError",
     "RedirectError",
     "RemoteFile",
@@ -75,13 +89,17 @@ __all__ = [
     "VisitedMany",
     "Walk",
     "Workers",
+    "blob_ranges",
     "connect",
     "connect_to",
     "decode_record",
+    "default_kept_files",
     "file_of",
+    "local_name",
     "nocase",
     "open",
     "pack",
+    "read_blobs",
     "read_keys",
     "read_varints",
     "run",

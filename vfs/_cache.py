@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
@@ -17,6 +18,7 @@ from cachetools import LRUCache
 
 from vfs import _disk
 from vfs._disk import BLOCK, DiskStore, Key
+from vfs._kept import FOLDER, KeptFiles
 from vfs._options import MIB, Options
 from vfs.errors import CacheDirectoryError, OptionError
 
@@ -30,7 +32,7 @@ T = TypeVar("T")
 
 
 class BlockCache:
-    """Blocks of files in memory over a disk store, and small records on disk.
+    """Blocks of files in memory over a disk store, small records and whole files on disk.
 
     Parameters
     ----------
@@ -46,7 +48,9 @@ class BlockCache:
     def __init__(self, options: Options) -> None:
         self._lock = threading.Lock()
         self._memory: LRUCache[Key, bytes] = LRUCache(options.memory_size, getsizeof=len)
-        self.disk = _open_disk(options)
+        self.disk: DiskStore | None
+        self.kept: KeptFiles | None
+        self.disk, self.kept = _open_disk(options)
 
     def get(self, file: bytes, numbers: Iterable[int], *, on_disk: bool) -> dict[int, bytes]:
         """Look blocks up.
@@ -103,7 +107,8 @@ class BlockCache:
     def put_record(self, name: bytes, record: bytes) -> None:
         """Write a record that is kept longer than any block, if it is not too long for that."""
         disk = self.disk
-        if disk is None or len(record) > min(MOST_RECORD, disk.capacity // 4):
+        size = None if disk is None else self._try(disk.size)
+        if size is None or len(record) > min(MOST_RECORD, size // 4):
             return
         data = _checksum(record) + len(record).to_bytes(8, "little") + record
         blocks = {(name, at // BLOCK): data[at : at + BLOCK] for at in range(0, len(data), BLOCK)}
@@ -122,7 +127,7 @@ class BlockCache:
         """Let go of memory and file handles."""
         with self._lock:
             self._memory.clear()
-            disk, self.disk = self.disk, None
+            disk, self.disk, self.kept = self.disk, None, None
         if disk is not None:
             disk.close()
 
@@ -160,7 +165,33 @@ def _checksum(record: bytes) -> bytes:
     return hashlib.blake2b(record, digest_size=DIGEST).digest()
 
 
-def _open_disk(options: Options) -> DiskStore | None:
+def default_kept_files() -> KeptFiles | None:
+    """Find the kept files of the default cache directory, without making anything there.
+
+    Returns
+    -------
+    KeptFiles or None
+        None where there is no disk cache.
+
+    Raises
+    ------
+    OptionError
+        ``STREAMFILE_CACHE_SIZE`` is no size.
+    """
+    options = Options()
+    size = _cap(options)
+    if size == 0 or not _disk.SUPPORTED:
+        return None
+    directory = _named(options)
+    if directory is None:
+        directory = next(filter(_can_be_own, _unnamed()), None)
+    if directory is None:
+        return None
+    return KeptFiles(directory, size or _default_cap(directory))
+
+
+def _cap(options: Options) -> int | None:
+    """Read the cap that was asked for, None where the default one is."""
     size = options.cache_size
     if size is None and (text := os.environ.get("STREAMFILE_CACHE_SIZE")):
         try:
@@ -169,46 +200,80 @@ def _open_disk(options: Options) -> DiskStore | None:
             size = -1
         if size < 0:
             raise OptionError(f"STREAMFILE_CACHE_SIZE={text!r}: expected a number of bytes")
-    if size == 0:
-        return None
-    if size is not None and size < _disk.SET:
+    if size and size < _disk.SET:
         raise OptionError(
             f"a cache of {size:,} bytes is too small: expected at least {_disk.SET:,}, "
             "or 0 for none"
         )
+    return size
+
+
+def _open_disk(options: Options) -> tuple[DiskStore, KeptFiles] | tuple[None, None]:
+    size = _cap(options)
+    if size == 0:
+        return None, None
     if not _disk.SUPPORTED:
         log.info("no disk cache on this platform: memory only")
-        return None
-    named = options.cache_dir or os.environ.get("STREAMFILE_CACHE_DIR")
-    if named:
+        return None, None
+    named = _named(options)
+    if named is not None:
         try:
-            return _open_store(Path(named), size)
+            return _open_store(named, size)
         except OSError as failure:
             raise CacheDirectoryError(
                 f"the cache directory {os.fspath(named)!r} cannot be used ({failure}); name "
                 "another by the option cache_dir or STREAMFILE_CACHE_DIR, or pass cache_size=0 "
                 "for none"
             ) from failure
-    usual = Path(platformdirs.user_cache_dir("streamfile", appauthor=False))
-    temporary = Path(tempfile.gettempdir()) / f"streamfile-{os.getuid()}"
     reason: OSError
-    for directory in (usual, temporary):
+    for directory in _unnamed():
         try:
             return _open_store(directory, size, own=True)
         except OSError as failure:
             reason = failure
     log.warning("no directory for a disk cache can be written (%s): memory only", reason)
-    return None
+    return None, None
 
 
-def _open_store(directory: Path, size: int | None, *, own: bool = False) -> DiskStore:
+def _open_store(
+    directory: Path, size: int | None, *, own: bool = False
+) -> tuple[DiskStore, KeptFiles]:
     """Open the store in a directory; with `own` only if the directory is this user's."""
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     if own and directory.lstat().st_uid != os.getuid():
         raise PermissionError(f"{directory} belongs to another user")
-    if size is None:
-        taken = sum(entry.stat().st_blocks * 512 for entry in directory.iterdir())
-        half = (shutil.disk_usage(directory).free + taken) // 2
-        # A power of two, so that the size stays as the free space changes a little.
-        size = min(LARGEST_DEFAULT, 1 << max(0, half.bit_length() - 1))
-    return DiskStore(directory, size)
+    kept = KeptFiles(directory, size or _default_cap(directory))
+    return DiskStore(directory, kept.capacity, kept.room), kept
+
+
+def _named(options: Options) -> Path | None:
+    named = options.cache_dir or os.environ.get("STREAMFILE_CACHE_DIR")
+    return Path(named) if named else None
+
+
+def _unnamed() -> tuple[Path, Path]:
+    """Give the directories to try where none was named, the usual one first."""
+    usual = Path(platformdirs.user_cache_dir("streamfile", appauthor=False))
+    return usual, Path(tempfile.gettempdir()) / f"streamfile-{os.getuid()}"
+
+
+def _existing(directory: Path) -> Path:
+    """Give a directory, or the nearest one above it that exists."""
+    return next(filter(os.path.exists, (directory, *directory.parents)))
+
+
+def _can_be_own(directory: Path) -> bool:
+    """Tell whether a directory is this user's, or could be made."""
+    existing = _existing(directory)
+    own = existing != directory or existing.lstat().st_uid == os.getuid()
+    return own and existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
+
+
+def _default_cap(directory: Path) -> int:
+    existing, taken = _existing(directory), 0
+    for folder in (directory, directory / FOLDER):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            taken += sum(entry.stat().st_blocks * 512 for entry in folder.iterdir())
+    half = (shutil.disk_usage(existing).free + taken) // 2
+    # A power of two, so that the size stays as the free space changes a little.
+    return min(LARGEST_DEFAULT, 1 << max(0, half.bit_length() - 1))

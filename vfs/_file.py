@@ -11,6 +11,7 @@ from typing import Any
 from vfs._cache import BlockCache
 from vfs._disk import BLOCK
 from vfs._identity import Identity, cache_name, digest
+from vfs._kept import KeptFiles
 from vfs._options import Options
 from vfs._plan import Range, plan_wave
 from vfs._stats import Budget, Stats
@@ -208,6 +209,18 @@ class RemoteFile:
         version = self._version
         if version.identity.durable:
             self._cache.put_record(digest("record", name, version.name), record)
+
+    @property
+    def kept_files(self) -> KeptFiles | None:
+        """Whole files in the cache directory, None where there is no disk cache."""
+        self._after_fork()
+        return self._cache.kept
+
+    def kept_name(self, what: str) -> bytes | None:
+        """Name a kept file made of this version of the file; None where that cannot be known."""
+        self._after_fork()
+        version = self._version
+        return digest("kept", what, version.name) if version.identity.durable else None
 
     def close(self) -> None:
         """Close connections and cache."""

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 
@@ -91,6 +92,27 @@ def cache_name(url: str, cache_key: str | None) -> str:
 def digest(*names: str) -> bytes:
     """Hash names to the 16 bytes under which the cache files something."""
     return hashlib.blake2b("\0\0".join(names).encode(), digest_size=16).digest()
+
+
+def local_name(path: str, what: str) -> bytes:
+    """Name a kept file made of a local file as it is now.
+
+    Parameters
+    ----------
+    path
+        The local file, named by its real path, size, time of change and inode.
+    what
+        What is made of it.
+
+    Raises
+    ------
+    OSError
+        There is no such file.
+    """
+    real = Path(path).resolve(strict=True)
+    facts = real.stat()
+    version = (facts.st_size, facts.st_mtime_ns, facts.st_ino)
+    return digest("kept", what, "local", str(real), *map(str, version))
 
 
 def shown(url: str) -> str:

@@ -9,8 +9,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+
 from vfs._file import RemoteFile
-from vfs._record import Page
+from vfs._record import MARGIN, Bytes, Ints, Page, concatenate
 from vfs.errors import DatabaseError, FileChangedError
 
 MAGIC = b"SQLite format 3\0"
@@ -76,6 +78,16 @@ class Pages(Protocol):
 
     def cached(self, number: int) -> Page | None:
         """Give a page if no wave is needed for it."""
+
+    def block(self, numbers: Ints) -> tuple[Bytes, Ints]:
+        """Read pages, at least one and all different, for vectorised decoding.
+
+        Returns
+        -------
+        data, starts
+            uint8 array with room for two varints behind the last page, and where in it each
+            page begins.
+        """
 
 
 class RemotePages:
@@ -158,6 +170,29 @@ class RemotePages:
         size = self.layout.page_size
         return self.file.cached((number - 1) * size, size)
 
+    def block(self, numbers: Ints) -> tuple[Bytes, Ints]:
+        """Read pages, as `Pages.block`."""
+        return concatenate(list(self.read(numbers.tolist()).values()))
+
+    def read_run(self, first: int, last: int) -> Page:
+        """Read consecutive pages with one request, past the cache.
+
+        Parameters
+        ----------
+        first, last
+            Page numbers in the file.
+
+        Raises
+        ------
+        FileChangedError
+            The file is no longer the one whose header was read.
+        """
+        size = self.layout.page_size
+        (body,) = self.file.read_past_cache([((first - 1) * size, last * size)])
+        if self.file.assumed != self.version:
+            raise FileChangedError(f"{self.name}: the file changed since its header was read")
+        return body
+
 
 class LocalPages:
     """Pages of a local file, mapped into memory.
@@ -211,6 +246,21 @@ class LocalPages:
     def cached(self, number: int) -> Page | None:
         """Give a page."""
         return self.read([number])[number]
+
+    def block(self, numbers: Ints) -> tuple[Bytes, Ints]:
+        """Give pages, as `Pages.block`: a view of the file where they lie close together."""
+        first, last = int(numbers.min()), int(numbers.max())
+        check_pages(self, [first, last])
+        size = self.layout.page_size
+        if last - first < 2 * len(numbers) and last * size + MARGIN <= len(self._view):
+            view = self._view[(first - 1) * size : last * size + MARGIN]
+            return np.frombuffer(view, np.uint8), (numbers - first) * size
+        return concatenate(list(self.read(numbers.tolist()).values()))
+
+    def read_run(self, first: int, last: int) -> Page:
+        """Give consecutive pages, as `RemotePages.read_run`."""
+        size = self.layout.page_size
+        return self._view[(first - 1) * size : last * size]
 
 
 def check_pages(pages: Pages, numbers: Sequence[int]) -> None:

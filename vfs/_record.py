@@ -18,6 +18,7 @@ Bytes = npt.NDArray[np.uint8]
 Ints = npt.NDArray[np.int64]
 
 MOST_COLUMNS = 32767  # SQLite's own limit
+MARGIN = 18  # bytes of two varints
 SIZES = (0, 1, 2, 3, 4, 6, 8, 8, 0, 0)
 
 
@@ -135,6 +136,6 @@ def concatenate(pieces: Sequence[Page]) -> tuple[Any, Ints]:
         uint8 array with room for two varints behind the last byte, all zeros, and the offset of
         each piece.
     """
-    joined = np.frombuffer(b"".join([*pieces, bytes(18)]), np.uint8)
+    joined = np.frombuffer(b"".join([*pieces, bytes(MARGIN)]), np.uint8)
     starts = np.cumsum([0, *map(len, pieces)])[:-1]
     return joined, starts.astype(np.int64)

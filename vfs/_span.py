@@ -7,9 +7,10 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from vfs._pages import RemotePages, check_pages
-from vfs._plan import PIECE
-from vfs._record import Page
+from vfs._record import Bytes, Ints, Page, concatenate
 from vfs.errors import FileChangedError
+
+PIECE = 1 << 20  # bytes asked for at once
 
 Span = tuple[int, int]
 
@@ -32,7 +33,7 @@ class ScanPages:
         self.layout = pages.layout
         self._pages = pages
         self._gap = gap
-        self._held: dict[int, Page] = {}
+        self._held: list[tuple[int, memoryview]] = []  # first page, and those behind it
 
     def ranges(self, numbers: Iterable[int]) -> list[Span]:
         """Tell which (start, end) byte ranges hold the pages, each to be one request."""
@@ -69,18 +70,43 @@ class ScanPages:
         """
         wanted = list(numbers)
         check_pages(self, wanted)
-        size = self.layout.page_size
-        ranges = self.ranges(number for number in wanted if number not in self._held)
-        if ranges:
-            bodies = self._pages.file.read_past_cache(ranges)
-            if self._pages.file.assumed != self._pages.version:
-                raise FileChangedError(f"{self.name}: the file changed since its header was read")
-            for (start, _), body in zip(ranges, bodies, strict=True):
-                view = memoryview(body)
-                for at in range(0, len(body), size):
-                    self._held[(start + at) // size + 1] = view[at : at + size]
-        return {number: self._held[number] for number in wanted}
+        self._fetch([number for number in wanted if self.cached(number) is None])
+        return {number: self._page(number) for number in wanted}
 
     def cached(self, number: int) -> Page | None:
         """Give a page if it came already."""
-        return self._held.get(number)
+        size = self.layout.page_size
+        for first, view in self._held:
+            at = (number - first) * size
+            if 0 <= at < len(view):
+                return view[at : at + size]
+        return None
+
+    def block(self, numbers: Ints) -> tuple[Bytes, Ints]:
+        """Read pages, as `Pages.block`."""
+        check_pages(self, [int(numbers.min()), int(numbers.max())])
+        firsts, bodies = zip(*self._fetch(numbers), strict=True)
+        data, starts = concatenate(bodies)
+        which = np.searchsorted(firsts, numbers, side="right") - 1
+        places: Ints = starts[which] + (numbers - np.array(firsts)[which]) * self.layout.page_size
+        return data, places
+
+    def _fetch(self, numbers: Iterable[int]) -> list[tuple[int, memoryview]]:
+        ranges = self.ranges(numbers)
+        if not ranges:
+            return []
+        bodies = self._pages.file.read_past_cache(ranges)
+        if self._pages.file.assumed != self._pages.version:
+            raise FileChangedError(f"{self.name}: the file changed since its header was read")
+        size = self.layout.page_size
+        fresh = [
+            (start // size + 1, memoryview(body))
+            for (start, _), body in zip(ranges, bodies, strict=True)
+        ]
+        self._held += fresh
+        return fresh
+
+    def _page(self, number: int) -> Page:
+        page = self.cached(number)
+        assert page is not None
+        return page

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vfs._record import Bytes, Ints, Page, Value, concatenate, read_varints
-from vfs._tree import INTERIOR_HEADER, LEAF_HEADER, LEAST_CELL, BTree, Visited
+from vfs._tree import INTERIOR_HEADER, LEAF_HEADER, LEAST_CELL, BTree, Visited, repeats
 from vfs._walk import Walk
 
 
@@ -129,27 +129,30 @@ class Table(BTree[TableNode]):
             nodes = [self.interior[number] for number in level]
             below = [node.children[: np.searchsorted(node.keys, last) + 1] for node in nodes]
             children = np.concatenate(below)
-            if len(np.unique(children)) < len(children):
+            if repeats(children):
                 raise self.malformed(self.root, "a page twice below it")
             level = children.tolist()
         return np.array(level, np.int64)
 
-    def rows_of(self, leaves: Ints, visited: Visited) -> Walk[Rows]:
+    def rows_of(self, leaves: Ints, data: Bytes, starts: Ints, visited: Visited) -> Walk[Rows]:
         """Read all rows of leaf pages.
 
         Parameters
         ----------
         leaves
             Page numbers from `leaves`, in its order.
+        data
+            Bytes that hold the pages, with room for two varints behind the last one.
+        starts
+            Where each page begins in them.
         visited
             Shared by all calls of one scan.
         """
-        numbers = leaves.tolist()
-        visited.add(numbers)
-        pages = yield from self._node_walk(dict.fromkeys(numbers), self.depth or 0)
-        if len(pages) < len(numbers):
-            raise self.malformed(self.root, "leaves at different depths below it")
-        data, starts = concatenate([pages[number] for number in numbers])
+        visited.add(leaves.tolist())
+        kinds = data[starts]
+        if np.any(kinds != self.leaf_type) or np.any(leaves == 1):
+            number = int(leaves[(kinds != self.leaf_type) | (leaves == 1)][0])
+            raise self.malformed(number, "no leaf where the pages above it have one")
         counts = data[starts + 3].astype(np.int64) << 8 | data[starts + 4]
         if np.any(LEAF_HEADER + 2 * counts > self.layout.usable):
             raise self.malformed(self.root, "a leaf of too many cells below it")
@@ -177,9 +180,23 @@ class Table(BTree[TableNode]):
         list of (row id, values)
             In the order of row ids.
         """
+        visited = Visited(self.name)
+        data, base, cells = yield from self._all_cells(most_pages, visited)
+        rows = yield from self._records(data, base, cells, visited)
+        if np.any(rows.rowids[1:] <= rows.rowids[:-1]):
+            raise self.malformed(self.root, "row ids out of order below it")
+        payload = rows.data.tobytes()
+        return [
+            (rowid, self._decode(payload[start : start + size]))
+            for rowid, start, size in zip(
+                rows.rowids.tolist(), rows.starts.tolist(), rows.sizes.tolist(), strict=True
+            )
+        ]
+
+    def _all_cells(self, most_pages: int, visited: Visited) -> Walk[tuple[Bytes, Ints, Ints]]:
+        """Read all leaves: their bytes, and for each cell where its page and where it begins."""
         found: list[tuple[Page, Ints]] = []
-        level = [self.root]
-        visited, height, count = Visited(self.name), 0, 0
+        level, height, count = [self.root], 0, 0
         while level:
             count += len(level)
             if count > most_pages:
@@ -196,16 +213,7 @@ class Table(BTree[TableNode]):
         data, starts = concatenate([page for page, _ in found])
         base = np.repeat(starts, [len(cells) for _, cells in found])
         cells = base + np.concatenate([cells for _, cells in found])
-        rows = yield from self._records(data, base, cells, visited)
-        if np.any(rows.rowids[1:] <= rows.rowids[:-1]):
-            raise self.malformed(self.root, "row ids out of order below it")
-        payload = rows.data.tobytes()
-        return [
-            (rowid, self._decode(payload[start : start + size]))
-            for rowid, start, size in zip(
-                rows.rowids.tolist(), rows.starts.tolist(), rows.sizes.tolist(), strict=True
-            )
-        ]
+        return data, base, cells
 
     def _interior(self, number: int, page: Page) -> TableNode:
         cells = self._cell_offsets(number, page, INTERIOR_HEADER)
@@ -262,20 +270,11 @@ class Table(BTree[TableNode]):
 
     def _records(self, data: Bytes, base: Ints, cells: Ints, visited: Visited) -> Walk[Rows]:
         """Read the records at cells of leaf pages, and fetch what overflows them."""
-        sizes, at = read_varints(data, cells)
-        rowids, at = read_varints(data, at)
-        usable = self.layout.usable
-        local = self.local_size(sizes)
+        rowids, at, sizes, local = self._locate(data, base, cells)
         spilt = local < sizes
-        ends = at + local + np.where(spilt, 4, 0)
-        if np.any(sizes < 0) or np.any(ends > base + usable):
-            raise self.malformed(self.root, "a record outside of its page below it")
-        order = np.argsort(cells)
-        if np.any(ends[order][:-1] > cells[order][1:]):
-            raise self.malformed(self.root, "records that overlap below it")
         if spilt.any():
             which = np.flatnonzero(spilt)
-            heads = [data[at[i] : ends[i]].tobytes() for i in which]
+            heads = [data[at[i] : at[i] + local[i] + 4].tobytes() for i in which]
             chains = [
                 (int.from_bytes(head[-4:], "big"), int(sizes[i] - local[i]))
                 for head, i in zip(heads, which, strict=True)
@@ -285,3 +284,22 @@ class Table(BTree[TableNode]):
             data, starts = concatenate([data.tobytes(), *whole])
             at[which] = starts[1:]
         return Rows(rowids, data, at, sizes)
+
+    def _locate(self, data: Bytes, base: Ints, cells: Ints) -> tuple[Ints, Ints, Ints, Ints]:
+        """Read the beginnings of cells of leaf pages.
+
+        Returns
+        -------
+        rowids, starts, sizes, local
+            Where each record begins, how long it is, and how much of it is in the page.
+        """
+        sizes, at = read_varints(data, cells)
+        rowids, at = read_varints(data, at)
+        local = self.local_size(sizes)
+        ends = at + local + np.where(local < sizes, 4, 0)
+        if np.any(sizes < 0) or np.any(ends > base + self.layout.usable):
+            raise self.malformed(self.root, "a record outside of its page below it")
+        order = np.argsort(cells)
+        if np.any(ends[order][:-1] > cells[order][1:]):
+            raise self.malformed(self.root, "records that overlap below it")
+        return rowids, at, sizes, local

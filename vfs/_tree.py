@@ -124,7 +124,7 @@ class BTree(Generic[Node]):
         if outside.any():
             child, count = int(children[outside][0]), self.layout.page_count
             raise self.malformed(number, f"page {child} of {count} as a child")
-        if len(np.unique(children)) < len(children):
+        if repeats(children):
             raise self.malformed(number, "a child twice")
 
     def malformed(self, number: int, what: str) -> DatabaseError:
@@ -233,6 +233,12 @@ class VisitedMany(Visited):
             again = int(which[self._marks[which]].min())
             raise DatabaseError(f"{self._name}: malformed: two ways lead to page {again}")
         self._marks[which] = True
+
+
+def repeats(numbers: Ints) -> bool:
+    """Tell whether a number is there twice; this is faster than `numpy.unique`."""
+    ordered = np.sort(numbers)
+    return bool((ordered[1:] == ordered[:-1]).any())
 
 
 def _header_at(number: int) -> int:

@@ -5,6 +5,7 @@
     VFSError
     ├── OptionError              an option that does not exist, or a value that it cannot have
     ├── CacheDirectoryError      a cache directory was named and cannot be used
+    ├── CacheSpaceError          a file does not fit the cache directory, or its disk
     ├── TransportError           the server, or the way to it
     │   ├── ConnectError         no such host, refused, broken off, bad certificate
     │   ├── DeadlineError        the deadline passed before the answer was complete
@@ -25,6 +26,7 @@ __all__ = [
     "AccessError",
     "BudgetError",
     "CacheDirectoryError",
+    "CacheSpaceError",
     "ConnectError",
     "DatabaseError",
     "DeadlineError",
@@ -50,6 +52,10 @@ class OptionError(VFSError, ValueError):
 
 class CacheDirectoryError(VFSError, OSError):
     """The cache directory that was asked for cannot be used."""
+
+
+class CacheSpaceError(VFSError, OSError):
+    """A file that must rest on disk does not fit under the cap of the cache, or on the disk."""
 
 
 class TransportError(VFSError, OSError):
