@@ -8,13 +8,14 @@ from typing import Any, overload
 import numpy as np
 
 from streamfile._ranking import unit
+from streamfile._search import Search
 from streamfile._shapes import Array, Key
-from streamfile._similarity import Item, Similarity
+from streamfile._similarity import Item
 from streamfile._vectors import SCAN_ROWS, Vectors
 from streamfile.errors import ArgumentError
 
 
-class KeyedVectorsNames(Similarity):
+class KeyedVectorsNames(Search):
     """The part of `streamfile.Magnitude` that has gensim's names for what it does.
 
     Other than in gensim, keys outside the file have vectors too, and nothing is left out because
