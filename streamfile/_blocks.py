@@ -72,6 +72,11 @@ class Decoder:
             usable, told = contents.pages.layout.usable, contents.format
             self._compiled = CompiledDecoder(function, usable, told.dim, told.precision)
 
+    @property
+    def threads(self) -> int:
+        """How many threads are of use; those of numpy's many short operations only contend."""
+        return 1 if self._compiled is None else 2
+
     def decode(self, batch: Ints) -> Block:
         """Read and decode the rows of leaf pages.
 
@@ -95,7 +100,7 @@ class Decoder:
                 count = self._check(rowids)
                 return Block(int(rowids[0]) - 1, vectors[:count], keys.first(count))
         found = run(pages, self._contents.table.rows_of(batch, data, starts, self._visited))
-        with self._turn:  # many short operations in turn: threads would only contend
+        with self._turn:  # or the threads of a streamed scan would contend
             told = self._contents.format
             rows = VectorRows(self._reader.name, found, told.dim)
             count = self._check(rows.rowids)

@@ -114,10 +114,15 @@ def read_integers(
         np.take(SIZES, types, out=sizes)
         if sizes.max() == IMPOSSIBLE:
             return None
-    longest = min(int((ends - begins).max(initial=0)), width * shape[1])
-    length = longest + 15 & ~7  # with room for a whole number behind the last one
-    starts = np.minimum(begins, len(data) - length)
-    first = np.arange(shape[0]) * length + (begins - starts)
+    low, high = int(begins.min(initial=len(data))), int(ends.max(initial=0))
+    if high - low <= 2 * int((ends - begins).sum()):
+        flat, first = data[low : high + 2 * width], begins - low
+    else:  # far apart
+        longest = min(int((ends - begins).max(initial=0)), width * shape[1])
+        length = longest + width
+        starts = np.minimum(begins, len(data) - length)
+        first = np.arange(shape[0]) * length + (begins - starts)
+        flat = windows(data, length)[starts].reshape(-1)
     at = scratch.array("at", shape, "i8")
     at[:, 0] = first
     at[:, 1:] = sizes[:, :-1]
@@ -125,14 +130,11 @@ def read_integers(
     if not np.array_equal(at[:, -1] + sizes[:, -1] - first, ends - begins):
         return None
     # A gather is fast only from aligned numbers: lay out the one that begins at each byte.
-    flat = windows(data, length)[starts].reshape(-1)
-    every = scratch.array("every", (len(flat) // width, width), f"<i{width}")
-    for shift in range(width):
-        numbers = flat[shift : len(flat) - width + shift].view(f"<i{width}")
-        every[: len(numbers), shift] = numbers
+    count = max(0, len(flat) - width + 1)
+    every = scratch.array("every", (count,), f"<i{width}")
+    every[:] = np.ndarray((count,), f">i{width}", flat, strides=(1,))
     values = scratch.array("values", shape, f"<i{width}")
-    every.reshape(-1).take(at, out=values, mode="clip")  # which does not copy them once more
-    values.byteswap(inplace=True)
+    every.take(at, out=values, mode="clip")  # which does not copy them once more
     shifts = scratch.array("shifts", shape, values.dtype.str)
     np.subtract(8 * width, np.multiply(sizes, 8, out=shifts, casting="unsafe"), out=shifts)
     values >>= shifts  # down, with the sign

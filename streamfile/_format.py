@@ -251,9 +251,8 @@ class VectorRows:
         """Give integers, shape (n, dim), and type and place of each magnitude."""
         data = self._rows.data
         both = windows(data, self._dim + 1)[self._types[part]]
-        types = scratch.array("types", (len(both), self._dim), "u1")
-        types[:] = both[:, :-1]
-        kinds, begins, ends = both[:, -1], self._values[part], self._ends[part]
+        types, kinds = both[:, :-1], both[:, -1]
+        begins, ends = self._values[part], self._ends[part]
         if (kinds > 9).any():
             raise self._malformed("a magnitude that is no number")
         ends = ends - NUMBER_SIZES[kinds]

@@ -99,7 +99,7 @@ class Matrix:
         def compute(first: int, block: Floats, lengths: Floats) -> None:
             part = answer[:, first : first + len(block)]
             for row, column in zip(part, columns, strict=True):
-                np.divide(block @ column, lengths, out=row)
+                np.divide(np.matmul(block, column, out=row), lengths, out=row)
 
         stored = self._keep(count)
         if stored is not None:

@@ -10,6 +10,8 @@ import numpy.typing as npt
 
 from streamfile._matrix import Matrix
 
+GROUP = 64  # scores
+
 Doubles = npt.NDArray[np.float64]
 Score = Callable[[npt.NDArray[Any], float], npt.NDArray[Any]]
 
@@ -20,6 +22,7 @@ def rank(
     score: Score,
     count: int,
     *,
+    shifted: bool,
     topn: int | None,
     least: float | None,
     excluded: Collection[str],
@@ -41,6 +44,8 @@ def rank(
         a positive number an upper bound, with a negative one a lower bound.
     count
         How many rows.
+    shifted
+        Whether these bounds are the score itself and that number more or less.
     topn
         How many answers, None for all.
     least
@@ -60,18 +65,23 @@ def rank(
     targets = units[:, : matrix.reader.format.dim]
     cosines = matrix.cosines(targets, count)
     slack = 1e-6 + 1e-7 * targets.shape[1] ** 0.5
-    low, high = score(cosines, -slack), score(cosines, slack)
+    # A copy of all scores takes as long as a tenth of the product: the kernel gives its pages.
+    scores, above = (score(cosines, 0.0), slack) if shifted else (score(cosines, slack), 0.0)
+    groups = Groups(scores)
     wanted = count if topn is None else topn + len(excluded)
     while True:
-        bar = -np.inf if wanted >= count else np.partition(low, count - wanted)[-wanted]
+        bar = -np.inf
+        if wanted < count:  # so many rows are certain to score as much
+            likely = groups.places(groups.nth_highest(wanted))
+            bar = float(score(cosines[:, likely], -slack).min())
         if least is not None:
             bar = max(bar, least)
-        places = np.flatnonzero(high >= bar)
+        places = groups.places(bar - above)
         keys, exact = _rescore(matrix, places, targets, count)
-        scores = score(exact, 0.0)
+        values = score(exact, 0.0)
         found: dict[str, tuple[str, float]] = {}
-        for at in np.lexsort((places, -scores)).tolist():
-            name, value = fold(keys[at]), float(scores[at])
+        for at in np.lexsort((places, -values)).tolist():
+            name, value = fold(keys[at]), float(values[at])
             if least is not None and value < least:
                 break
             if name not in excluded:
@@ -87,6 +97,37 @@ def unit(vectors: Doubles) -> Doubles:
     lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
     answer: Doubles = vectors / np.where(lengths == 0, 1, lengths)
     return answer
+
+
+class Groups:
+    """Scores in groups, of which only those with a high best one are looked into.
+
+    Parameters
+    ----------
+    scores
+        Shape (n,).
+    """
+
+    def __init__(self, scores: npt.NDArray[Any]) -> None:
+        self._scores = scores
+        self._count = len(scores) // GROUP
+        grouped = scores[: self._count * GROUP].reshape(GROUP, self._count)
+        self._best = grouped.max(axis=0) if self._count else scores[:0]
+
+    def nth_highest(self, n: int) -> float:
+        """Give a number that at least the `n` highest scores reach, and few others."""
+        scores = self._best if n < self._count else self._scores
+        return float(np.partition(scores, len(scores) - n)[-n])
+
+    def places(self, bar: float) -> npt.NDArray[np.int64]:
+        """Give the places of the scores that reach a number, rising."""
+        high = np.flatnonzero(self._best >= bar)
+        if len(high) > self._count // 8:
+            return np.flatnonzero(self._scores >= bar)
+        members = (high[:, None] + self._count * np.arange(GROUP)).ravel()
+        rest = np.arange(self._count * GROUP, len(self._scores))
+        places = np.concatenate([members, rest])
+        return np.sort(places[self._scores[places] >= bar])
 
 
 def _rescore(

@@ -18,9 +18,8 @@ from vfs import ScanPages, Workers
 T = TypeVar("T")
 R = TypeVar("R")
 
-BATCH = 2 << 20  # bytes of pages read and decoded at once
+BATCH = 1 << 20  # bytes of pages read and decoded at once
 STREAMS = 4  # batches on their way at once from a server
-THREADS = 2  # for a local file
 LEAST_COMPILED = 32 << 20  # bytes of pages
 GAP = 16 << 10
 USUAL_VALUE = 5  # bytes of a stored value and its type, rather too many
@@ -80,7 +79,7 @@ def scan(
         block = decoder.decode(batch)
         return block.first, block.first + len(block.vectors), transform(block)
 
-    results = _in_order(work, plan.batches, STREAMS if requests else THREADS)
+    results = _in_order(work, plan.batches, STREAMS if requests else decoder.threads)
     bar = _Bar(f"{requests:,} requests" if requests else "scan", sum(costs))
     expected = 0
     with contextlib.closing(bar):

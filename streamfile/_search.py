@@ -81,8 +81,9 @@ class Search(Similarity):
         best = rank(
             self._matrix,
             unit(direction)[None],
-            lambda cosines, slack: cosines[0] + slack,
+            lambda cosines, slack: cosines[0] + slack if slack else cosines[0],
             count,
+            shifted=True,
             topn=topn,
             least=min_similarity,
             excluded=excluded,
@@ -123,6 +124,7 @@ class Search(Similarity):
             units,
             score,
             count,
+            shifted=False,
             topn=topn,
             least=min_similarity,
             excluded=excluded,

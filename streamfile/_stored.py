@@ -84,7 +84,8 @@ class Target:
         """Forget all rows."""
 
     def _joined(self) -> tuple[Bytes, Ints]:
-        return np.frombuffer(b"".join(self._keys), np.uint8), np.cumsum(self._sizes)
+        keys, self._keys = b"".join(self._keys), []
+        return np.frombuffer(keys, np.uint8), np.cumsum(self._sizes)
 
 
 class InMemory(Target):

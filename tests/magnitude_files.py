@@ -71,7 +71,9 @@ def entropy_order(ints: np.ndarray) -> list[int]:
     """Order the dimensions by the entropy of their values in 32 bins, falling."""
 
     def entropy(column: np.ndarray) -> float:
-        share = np.histogram(column, bins=32)[0] / max(len(column), 1)
+        # As floats from their least: large ones close together leave no room for bins.
+        above = (column.astype(object) - min(column, default=0)).astype(np.float64)
+        share = np.histogram(above, bins=32)[0] / max(len(column), 1)
         share = share[share > 0]
         return float(-(share * np.log(share)).sum())
 

@@ -108,9 +108,7 @@ def test_rows_are_those_of_sqlite(folder, code, values, data):
     keys = [key * 700 if at in long else key for at, key in enumerate(keys)]  # they overflow
     lengths = data.draw(st.lists(LENGTHS, min_size=count, max_size=count))
     precision, page_size = data.draw(st.integers(0, 18)), data.draw(st.sampled_from([512, 1024]))
-    path = write(
-        folder / "any", keys, ints, lengths, precision=precision, page_size=page_size
-    )
+    path = write(folder / "any", keys, ints, lengths, precision=precision, page_size=page_size)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_scan, "BATCH", 4096)
         patch.setattr(_scan, "LEAST_COMPILED", 0)

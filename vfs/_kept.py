@@ -165,8 +165,9 @@ class KeptFiles:
             lock = take_lock(unfinished)
             part = None
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX)
-                if _is_at(unfinished, lock):
+                # Whoever finishes the file goes on to hold a shared lock, as long as it is used.
+                fcntl.flock(lock, fcntl.LOCK_SH)
+                if _is_at(unfinished, lock) and _take_alone(lock):
                     if (kept := self.get(name)) is None:
                         part = Part(self, path, lock)
                         return part
@@ -227,6 +228,15 @@ class KeptFiles:
                         continue  # charged with the part
                     charge = _charge(facts.st_size) + STATES * (kind == "part")
                     yield kind != "part", facts.st_mtime_ns, charge, entry.name
+
+
+def _take_alone(lock: int) -> bool:
+    """Make a shared lock an exclusive one, unless another holds it too; then it is lost."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _charge(size: int) -> int:

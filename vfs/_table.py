@@ -79,25 +79,28 @@ class Table(BTree[TableNode]):
         sought = [ids[:0]]
         visited, height = Visited(self.name), 0
         while len(ids):
-            cuts = np.flatnonzero(np.diff(pages)) + 1
+            cuts = np.flatnonzero(pages[1:] != pages[:-1]) + 1
             begins = [0, *cuts.tolist()]
+            ends = [*begins[1:], len(ids)]
             numbers = pages[begins].tolist()
             if len(set(numbers)) < len(numbers):
                 raise self.malformed(self.root, "a page twice below it")
             visited.add(numbers)
             leaves = yield from self._node_walk(dict.fromkeys(numbers), height)
-            inner = [number not in leaves for number in numbers]
-            sizes = np.diff([*begins, len(ids)])
             found += leaves.values()
-            shares += sizes[~np.array(inner)].tolist()
-            for number, begin, size in zip(numbers, begins, sizes.tolist(), strict=True):
-                if number not in leaves:
+            above = np.ones(len(ids), bool)
+            for number, begin, end in zip(numbers, begins, ends, strict=True):
+                if number in leaves:
+                    shares.append(end - begin)
+                    above[begin:end] = False
+                else:
                     node = self.interior[number]
-                    part = slice(begin, begin + size)
-                    pages[part] = node.children[np.searchsorted(node.keys, ids[part])]
-            above = np.repeat(inner, sizes)
-            sought.append(ids[~above])
-            ids, pages, height = ids[above], pages[above], height + 1
+                    following = np.searchsorted(node.keys, ids[begin:end])
+                    pages[begin:end] = node.children[following]
+            if leaves:
+                sought.append(ids[~above])
+                ids, pages = ids[above], pages[above]
+            height += 1
         data, starts = concatenate(found)
         base = np.repeat(starts, shares)
         sought_ids = np.concatenate(sought)
