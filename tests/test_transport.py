@@ -771,7 +771,8 @@ def test_the_sessions_pool_bounds_the_connections():
     ):
         wave(file)
         assert file.connections == 2
-        assert len(connections_of(server.requests)) == 2
+        # While one is opened ahead, a request may make another, of which one is discarded.
+        assert 2 <= len(connections_of(server.requests)) <= 3
 
 
 class StampingAdapter(HTTPAdapter):
