@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -47,6 +49,8 @@ class Decoder:
         Bytes between pages that are read on the way.
     normalized
         Whether the vectors are wanted of unit length.
+    in_turn
+        Whether threads take turns.
     may_compile
         Whether the scan is worth a compiled decoder.
     """
@@ -59,23 +63,21 @@ class Decoder:
         *,
         gap: int,
         normalized: bool,
+        in_turn: bool,
         may_compile: bool,
     ) -> None:
         self._reader, self._contents, self._count, self._gap = reader, contents, count, gap
         self._normalized = normalized
         self._visited = VisitedMany(contents.pages)
         self._threads = threading.local()
-        self._turn = threading.Lock()
+        # Threads that wait for a server decode in turn, which takes less memory.
+        self._turn: AbstractContextManager[Any] = threading.Lock() if in_turn else nullcontext()
+        self._shared = Scratch() if in_turn else None
         self._compiled: CompiledDecoder | None = None
         function = compiled(reader.kept("code")[0]) if normalized and may_compile else None
         if function is not None:
             usable, told = contents.pages.layout.usable, contents.format
             self._compiled = CompiledDecoder(function, usable, told.dim, told.precision)
-
-    @property
-    def threads(self) -> int:
-        """How many threads are of use; those of numpy's many short operations only contend."""
-        return 1 if self._compiled is None else 2
 
     def decode(self, batch: Ints) -> Block:
         """Read and decode the rows of leaf pages.
@@ -100,7 +102,7 @@ class Decoder:
                 count = self._check(rowids)
                 return Block(int(rowids[0]) - 1, vectors[:count], keys.first(count))
         found = run(pages, self._contents.table.rows_of(batch, data, starts, self._visited))
-        with self._turn:  # or the threads of a streamed scan would contend
+        with self._turn:
             told = self._contents.format
             rows = VectorRows(self._reader.name, found, told.dim)
             count = self._check(rows.rowids)
@@ -108,7 +110,7 @@ class Decoder:
                 told.precision,
                 normalized=self._normalized,
                 out=scratch.array("vectors", (count, told.dim), "f4"),
-                scratch=scratch,
+                scratch=self._shared or scratch,
             )
         return Block(int(rows.rowids[0]) - 1, vectors, rows.stored_keys.first(count))
 

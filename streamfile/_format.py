@@ -22,7 +22,7 @@ SEGMENTS, BLOCKS = "magnitude_subword_segdir", "magnitude_subword_segments"
 MOST_TREES = 1 << 20
 BLOBS = {"magnitude_approx": 1, "magnitude_meta_1": 0, "magnitude_meta_2": 0}  # table: its column
 LEAST_ROW = 8  # bytes of a row with one dimension, its cell pointer included
-CHUNK = 1 << 16  # values decoded at once
+CHUNK = 1 << 18  # values decoded at once
 ON_KEY = re.compile(rb"\(\s*[`\"\[]?key[`\"\]]?\s*\)\s*$", re.IGNORECASE)
 
 Ints = npt.NDArray[np.int64]

@@ -13,12 +13,14 @@ from typing import Any, TypeVar
 from streamfile._blocks import Block, Decoder, missing
 from streamfile._decode import Ints
 from streamfile._reader import Contents, Reader
-from vfs import ScanPages, Workers
+from vfs import RemotePages, ScanPages, Workers
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 BATCH = 1 << 20  # bytes of pages read and decoded at once
+LOCAL_FACTOR = 4  # threads contend less over fewer, longer operations
+THREADS = 2  # for a local file
 STREAMS = 4  # batches on their way at once from a server
 LEAST_COMPILED = 32 << 20  # bytes of pages
 GAP = 16 << 10
@@ -72,6 +74,7 @@ def scan(
         count,
         gap=plan.gap,
         normalized=normalized,
+        in_turn=bool(requests),
         may_compile=not requests and sum(costs) >= LEAST_COMPILED,  # numpy outruns networks
     )
 
@@ -79,7 +82,7 @@ def scan(
         block = decoder.decode(batch)
         return block.first, block.first + len(block.vectors), transform(block)
 
-    results = _in_order(work, plan.batches, STREAMS if requests else decoder.threads)
+    results = _in_order(work, plan.batches, STREAMS if requests else THREADS)
     bar = _Bar(f"{requests:,} requests" if requests else "scan", sum(costs))
     expected = 0
     with contextlib.closing(bar):
@@ -129,7 +132,8 @@ def plan_scan(reader: Reader, count: int) -> Plan:
     size = contents.pages.layout.page_size
     row = USUAL_VALUE * contents.format.dim
     overflow = max(0, -(-count // len(leaves)) * row - size)
-    step = max(1, BATCH // (size + overflow))
+    batch = BATCH if isinstance(contents.pages, RemotePages) else LOCAL_FACTOR * BATCH
+    step = max(1, batch // (size + overflow))
     batches = [leaves[at : at + step] for at in range(0, len(leaves), step)]
     gap = GAP + overflow
     pages = reader.scan_pages(gap)
