@@ -16,6 +16,8 @@ from streamfile._reader import Contents, Reader
 from streamfile.errors import FormatError
 from vfs import VisitedMany, run
 
+LESS = 1 << 16  # values
+
 
 @dataclass(frozen=True)
 class Block:
@@ -72,7 +74,7 @@ class Decoder:
         self._threads = threading.local()
         # Threads that wait for a server decode in turn, which takes less memory.
         self._turn: AbstractContextManager[Any] = threading.Lock() if in_turn else nullcontext()
-        self._shared = Scratch() if in_turn else None
+        self._shared = Scratch(LESS) if in_turn else None
         self._compiled: CompiledDecoder | None = None
         function = compiled(reader.kept("code")[0]) if normalized and may_compile else None
         if function is not None:

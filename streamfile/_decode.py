@@ -64,9 +64,15 @@ class Scratch:
     """Arrays that are used again and again, by one thread.
 
     Fresh memory costs more than what is done with it.
+
+    Parameters
+    ----------
+    values
+        How many are to be decoded at once: with more, threads contend less.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, values: int = 1 << 18) -> None:
+        self.values = values
         self._buffers: dict[str, Bytes] = {}
 
     def array(self, name: str, shape: tuple[int, ...], dtype: str) -> npt.NDArray[Any]:

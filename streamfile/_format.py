@@ -22,7 +22,6 @@ SEGMENTS, BLOCKS = "magnitude_subword_segdir", "magnitude_subword_segments"
 MOST_TREES = 1 << 20
 BLOBS = {"magnitude_approx": 1, "magnitude_meta_1": 0, "magnitude_meta_2": 0}  # table: its column
 LEAST_ROW = 8  # bytes of a row with one dimension, its cell pointer included
-CHUNK = 1 << 18  # values decoded at once
 ON_KEY = re.compile(rb"\(\s*[`\"\[]?key[`\"\]]?\s*\)\s*$", re.IGNORECASE)
 
 Ints = npt.NDArray[np.int64]
@@ -231,7 +230,7 @@ class VectorRows:
             out = np.empty((len(self.rowids), self._dim), np.float32)
         scratch = scratch or Scratch()
         scale = 10**precision
-        step = max(1, CHUNK // (self._dim + 1))
+        step = max(1, scratch.values // (self._dim + 1))
         for begin in range(0, len(out), step):
             part = slice(begin, min(begin + step, len(out)))
             values = out[part]
