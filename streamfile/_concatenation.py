@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from streamfile._featurizer import FeaturizerMagnitude
 from streamfile._magnitude import Magnitude
-from streamfile._shapes import Key, as_list
+from streamfile._shapes import Array, Key, as_list
 from streamfile.errors import ArgumentError
 from vfs import Counters, Stats, Workers
 
@@ -124,21 +124,7 @@ class ConcatenatedMagnitude(Magnitude):
             "truncate_left": truncate_left,
             "normalized": normalized,
         }
-        shares = [self._share(q, number) for number in range(len(self.parts))]
-
-        def ask(number: int) -> Any:
-            return np.asarray(self.parts[number].query(shares[number], **options))
-
-        numbers = range(len(self.parts))
-        if sum(part.stream for part in self.parts) > 1:  # their round trips overlap
-            workers = Workers(len(numbers))
-            try:
-                answers = workers.map(ask, numbers, timeout=threading.TIMEOUT_MAX)
-            finally:
-                workers.close()
-        else:
-            answers = [ask(number) for number in numbers]
-        return self._given(np.concatenate(answers, axis=-1))
+        return self._given(self._joined(q, lambda part, share: part.query(share, **options)))
 
     def close(self) -> None:
         """Close all parts."""
@@ -171,6 +157,22 @@ class ConcatenatedMagnitude(Magnitude):
 
     def __repr__(self) -> str:
         return f"<Magnitude of {', '.join(map(repr, self.parts))}>"
+
+    def _each(self, keys: Sequence[Key], normalized: bool | None = None) -> Array:
+        return self._joined(keys, lambda part, share: part._each(share, normalized))
+
+    def _joined(self, q: Any, ask: Callable[[Magnitude, Any], Any]) -> Array:
+        """Ask each part its share of a query, and put the answers behind each other."""
+        shares = [(part, self._share(q, number)) for number, part in enumerate(self.parts)]
+        if sum(part.stream for part in self.parts) > 1:  # their round trips overlap
+            workers = Workers(len(shares))
+            try:
+                answers = workers.map(lambda one: ask(*one), shares, timeout=threading.TIMEOUT_MAX)
+            finally:
+                workers.close()
+        else:
+            answers = [ask(*one) for one in shares]
+        return np.concatenate(answers, axis=-1)
 
     def _share(self, q: Any, number: int) -> Any:
         """Take what a query asks of one part."""

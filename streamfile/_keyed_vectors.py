@@ -23,6 +23,7 @@ class KeyedVectorsNames(Search):
     """
 
     index: Callable[..., Any]
+    query: Callable[..., Any]
     __len__: Callable[..., int]
     __contains__: Callable[..., bool]
     _vectors: Vectors

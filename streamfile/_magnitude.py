@@ -13,10 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from streamfile._approximate import Approximate
+from streamfile._contextual import Contextual
 from streamfile._keyed_vectors import KeyedVectorsNames
 from streamfile._matrix import Matrix
 from streamfile._reader import Reader
-from streamfile._shapes import Array, Key, as_list, padded_length, shaped
+from streamfile._shapes import Array, Key, as_list, padded_length, shaped, shaped_in_context
 from streamfile._sources import open_reader
 from streamfile._vectors import SCAN_ROWS, Vectors
 from streamfile.errors import ArgumentError
@@ -66,6 +67,12 @@ class Magnitude(KeyedVectorsNames):
     remote_path : str, optional
         URL of the directory that short names are looked up in. Default: the environment variable
         ``STREAMFILE_REMOTE``, else http://magnitude.plasticity.ai/.
+    devices : sequence of int
+        The GPU that an ELMo model runs on, by its number; else the CPU.
+    precision : str
+        Of an ELMo model's products: ``float32`` or ``bfloat16``, which is faster and less exact.
+    backend : str
+        What runs an ELMo model: ``torch``, or ``allennlp`` where AllenNLP is installed.
     log : bool
         Whether a download shows a progress bar, on a terminal.
     **legacy
@@ -117,6 +124,9 @@ class Magnitude(KeyedVectorsNames):
         language: str | None = "en",
         dtype: npt.DTypeLike = np.float32,
         remote_path: str | None = None,
+        devices: Sequence[int] = (),
+        precision: str = "float32",
+        backend: str = "torch",
         log: bool = True,
         **legacy: Any,
     ) -> None:
@@ -153,6 +163,9 @@ class Magnitude(KeyedVectorsNames):
             case_insensitive=case_insensitive,
             language=language,
             dtype=self.dtype,
+        )
+        self._contextual = Contextual(
+            self._reader, self._vectors, devices=devices, precision=precision, backend=backend
         )
         if lazy_loading == -1:
             if blocking:
@@ -227,15 +240,56 @@ class Magnitude(KeyedVectorsNames):
         vfs.VFSError
             See `vfs.errors`.
         """
-        length = padded_length(self.pad_to_length if pad_to_length is None else pad_to_length)
-        answer = shaped(
-            q,
-            lambda keys: self._padded(self._vectors.of_keys(keys, normalized)),
-            pad_to_length=length,
-            pad_left=self.pad_left if pad_left is None else pad_left,
-            truncate_left=self.truncate_left if truncate_left is None else truncate_left,
-        )
+        layout: dict[str, Any] = {
+            "pad_to_length": padded_length(
+                self.pad_to_length if pad_to_length is None else pad_to_length
+            ),
+            "pad_left": self.pad_left if pad_left is None else pad_left,
+            "truncate_left": self.truncate_left if truncate_left is None else truncate_left,
+        }
+        if self._reader.assumed.elmo and isinstance(as_list(q), list):
+            answer = shaped_in_context(
+                q,
+                lambda sentences: self._contextual.of_sentences(sentences, normalized),
+                dim=self.dim,
+                dtype=self.dtype,
+                **layout,
+            )
+        else:
+            answer = shaped(q, lambda keys: self._each(keys, normalized), **layout)
         return self._given(answer)
+
+    def unroll(self, v: Any) -> Any:
+        """Separate the layers of ELMo vectors; others are returned as they are.
+
+        Parameters
+        ----------
+        v : ndarray or list
+            What `query` gave: shape (dim,), (n, dim) or (lists, n, dim).
+
+        Returns
+        -------
+        ndarray or list
+            Shape (layers, d), (layers, n, d) or (lists, layers, n, d) with d the dimensions of a
+            layer; without placeholders.
+
+        Raises
+        ------
+        ArgumentError
+            Another shape.
+        """
+        if not self._reader.assumed.elmo:
+            return v
+        vectors = np.asarray(v)
+        if vectors.ndim not in (1, 2, 3) or vectors.shape[-1] != self.dim:
+            raise ArgumentError(
+                f"an array of shape {vectors.shape} to unroll: expected what query gives, with "
+                f"{self.dim} dimensions"
+            )
+        layers = vectors[..., : self.emb_dim].reshape(
+            *vectors.shape[:-1], self._contextual.layers, -1
+        )
+        return self._given(np.moveaxis(layers, -2, max(vectors.ndim - 2, 0)))
 
     def index(self, q: int | Sequence[int], return_vector: bool = True) -> Any:
         """Give keys by their place in the file, which is usually by falling frequency.
@@ -267,6 +321,7 @@ class Magnitude(KeyedVectorsNames):
 
     def close(self) -> None:
         """Close the file."""
+        self._contextual.close()
         self._matrix.close()
         self._approximate.close()
         self._vectors.close()
@@ -310,6 +365,11 @@ class Magnitude(KeyedVectorsNames):
         keys, vectors = self._vectors.of_places(places)
         for key, vector in zip(keys, self._padded(vectors), strict=True):
             yield key, self._given(vector.copy())
+
+    def _each(self, keys: Sequence[Key], normalized: bool | None = None) -> Array:
+        """Give the vectors of keys, none of which is the context of another."""
+        source = self._contextual if self._reader.assumed.elmo else self._vectors
+        return self._padded(source.of_keys(keys, normalized))
 
     def _padded(self, vectors: Array) -> Array:
         """Put the placeholders behind the vectors."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numbers
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -63,12 +63,9 @@ def shaped(
     if not isinstance(q, list):
         vector: Array = vectors_of([q])[0]
         return vector
-    nested = bool(q) and all(isinstance(as_list(keys), list) for keys in q)
-    lists = [as_list(keys) for keys in q] if nested else [q]
+    lists, nested = _lists(q)
     length = max(map(len, lists)) if pad_to_length is None else pad_to_length
-    lists = [
-        keys[max(len(keys) - length, 0) :] if truncate_left else keys[:length] for keys in lists
-    ]
+    lists = [_cut(keys, length, left=truncate_left) for keys in lists]
     vectors = vectors_of([key for keys in lists for key in keys])
     if not nested and len(vectors) == length:
         return vectors
@@ -79,6 +76,56 @@ def shaped(
         row[begin : begin + len(keys)] = vectors[at : at + len(keys)]
         at += len(keys)
     return answer if nested else answer[0]
+
+
+def shaped_in_context(
+    q: Sequence[Key] | Sequence[Sequence[Key]],
+    vectors_of: Callable[[list[list[Key]]], Iterable[Array]],
+    *,
+    dim: int,
+    dtype: np.dtype[Any],
+    pad_to_length: int | None,
+    pad_left: bool,
+    truncate_left: bool,
+) -> Array:
+    """Give the vectors of all words of a query in their sentences, in its shape.
+
+    Parameters
+    ----------
+    q
+        A sentence, or sentences. Where they are truncated, their words keep the vectors that they
+        have in the whole.
+    vectors_of
+        Gives the vectors of each sentence, shape (n, up to dim); called once.
+    dim, dtype
+        Of the answer; what vectors lack is zero.
+    pad_to_length, pad_left, truncate_left
+        See `streamfile.Magnitude`.
+
+    Returns
+    -------
+    ndarray
+        Shape (n, dim) or (sentences, n, dim) with n the padded length.
+    """
+    lists, nested = _lists(as_list(q))
+    length = max(map(len, lists)) if pad_to_length is None else pad_to_length
+    answer = np.zeros((len(lists), length, dim), dtype)
+    for row, whole in zip(answer, vectors_of(lists), strict=True):
+        vectors = _cut(whole, length, left=truncate_left)
+        begin = length - len(vectors) if pad_left else 0
+        row[begin : begin + len(vectors), : vectors.shape[1]] = vectors
+    return answer if nested else answer[0]
+
+
+def _lists(q: list[Any]) -> tuple[list[list[Key]], bool]:
+    """Give the lists of a query, and whether it has several."""
+    nested = bool(q) and all(isinstance(as_list(keys), list) for keys in q)
+    return [as_list(keys) for keys in q] if nested else [q], nested
+
+
+def _cut(items: Any, length: int, *, left: bool) -> Any:
+    """Take the first or the last so many of a list or an array."""
+    return items[max(len(items) - length, 0) :] if left else items[:length]
 
 
 def several(q: Any) -> tuple[list[Any], bool]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from streamfile._ranking import Doubles, unit
-from streamfile._shapes import as_vector, several
+from streamfile._shapes import Array, as_vector, several
 from streamfile.errors import ArgumentError
 
 Item = Any  # a key or a vector
@@ -22,7 +22,7 @@ class Similarity:
     """
 
     dtype: np.dtype[Any]
-    query: Callable[..., Any]
+    _each: Callable[[Sequence[Any]], Array]
 
     @property
     def dim(self) -> int:
@@ -93,10 +93,6 @@ class Similarity:
         vectors = unit(self._resolve(given)[0])
         return given[int(np.argmax(np.linalg.norm(vectors - unit(vectors.mean(0)), axis=1)))]
 
-    def unroll(self, v: Any) -> Any:
-        """Separate the layers of ELMo vectors; others are returned as they are."""
-        return v
-
     def _pair(self, key: Item, q: Any) -> tuple[Doubles, Doubles, bool]:
         others, single = several(q)
         vectors, _ = self._resolve([key, *others])
@@ -106,7 +102,7 @@ class Similarity:
         """Give the vectors of items, and which of them are keys; all keys in one query."""
         given = [as_vector(item) for item in items]
         keys = [item for item, vector in zip(items, given, strict=True) if vector is None]
-        known = iter(np.asarray(self.query(keys, pad_to_length=len(keys)), np.float64))
+        known = iter(self._each(keys).astype(np.float64))
         dim = self.dim
         for vector in given:
             if vector is not None and (vector.shape != (dim,) or not np.isfinite(vector).all()):

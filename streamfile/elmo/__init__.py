@@ -1,0 +1,10 @@
+"""ELMo: vectors of words in context, from an options file and a weights file.
+
+torch and h5py (extra ``elmo``) are imported only when an `Encoder` is made.
+"""
+
+from __future__ import annotations
+
+from streamfile.elmo._encoder import Encoder, require_extra
+
+__all__ = ["Encoder", "require_extra"]
