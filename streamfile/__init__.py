@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from streamfile import models
 from streamfile._featurizer import FeaturizerMagnitude
 from streamfile._magnitude import Magnitude
 from streamfile._utils import MagnitudeUtils
@@ -22,6 +23,7 @@ __all__ = [
     "NoIndexError",
     "PathError",
     "StreamfileError",
+    "models",
 ]
 
 __version__ = "0.1.0"

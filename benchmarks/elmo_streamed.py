@@ -1,0 +1,190 @@
+"""An ELMo model out of a streamed file: `python benchmarks/elmo_streamed.py [rounds]`.
+
+The weights are random, as many as the largest published model has (374 MB, which LZ4 does not
+shrink), and the file has a vocabulary of 3,072 dimensions. A server in a process of its own sends
+100 MB/s over loopback, all connections together; the cache's cap is 16 MiB above the weights. One
+process fetches the model. Later ones are timed by turns with processes that only import torch and
+read the weights, all of which the operating system has in memory; a number is the median of the
+rounds, a ratio that of the rounds' ratios. The file is built on the first run and kept in a folder
+under the temporary directory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import similarity
+from elmo import FOLDER, READING
+from similarity import LIMIT, MB, Numbers
+
+from streamfile import Magnitude
+from streamfile._contextual import OPTIONS, WEIGHTS
+from streamfile._format import BLOBS
+from streamfile._local import LocalReader
+from vfs import BlobTable, run
+
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
+from elmo_files import published, write_model
+from wide_sqlite import why_no_wide_sqlite, wide_sqlite
+
+ROUNDS = 5
+SIZE = 4096, 512, 2  # 2x4096_512
+ROWS, DIM = 3000, 3072
+ROOM = 16 << 20  # in the cache, beside the weights
+MOST_BEYOND = 2 * MB
+LEAST_SHARE = 0.8
+SENTENCE = ["The", "cat", "sat", "on", "the", "mat", "and", "looked", "at", "the", "dog", "."]
+
+WRITING = """
+import sqlite3, sys
+from pathlib import Path
+from magnitude_files import fill, quantize, random_vectors, random_words
+path, rows, dim, options, weights = sys.argv[1:]
+ints, magnitudes = quantize(random_vectors(int(rows), int(dim), 0), 7)
+connection = sqlite3.connect(path, isolation_level=None)
+fill(
+    connection, random_words(int(rows), 0), ints, magnitudes.tolist(), precision=7, elmo=True,
+    subwords=False, meta=(Path(weights).read_bytes(), Path(options).read_bytes()),
+)
+connection.execute("VACUUM")
+connection.close()
+"""
+
+
+def elmo_file() -> tuple[Path, Path]:
+    """Build the file, unless it is there.
+
+    Returns
+    -------
+    path, weights_path : Path
+    """
+    folder = FOLDER / f"elmo.{SIZE[0]}"
+    paths = folder / "options.json", folder / "weights.hdf5"
+    if not paths[1].exists():
+        write_model(folder, published(*SIZE))
+    path = FOLDER / f"elmo.{ROWS}.{DIM}d.magnitude"
+    if not path.exists():
+        wide = wide_sqlite()
+        if wide is None:
+            sys.exit(f"no SQLite for {DIM} dimensions: {why_no_wide_sqlite()}")
+        part = path.with_suffix(".part")
+        part.unlink(missing_ok=True)
+        wide.run(WRITING, part, ROWS, DIM, *paths)
+        part.replace(path)
+    return path, paths[1]
+
+
+def stored_bytes(path: Path) -> dict[str, int]:
+    """Count the bytes of each blob as the file has them."""
+    contents = LocalReader(path).contents
+    tables = {
+        what: BlobTable(contents.pages, contents.format.blob_roots[what])
+        for what in (WEIGHTS, OPTIONS)
+    }
+    return {
+        what: sum(blob.size for blob in run(contents.pages, table.blobs(BLOBS[what])))
+        for what, table in tables.items()
+    }
+
+
+def encode(url: str, cache: str, cap: str) -> Numbers:
+    """Fetch the weights, if they are not there, and compute a sentence's vectors."""
+    options = {"cache_dir": cache, "cache_size": int(cap)}
+    with Magnitude(url, stream=True, stream_options=options) as v:
+        assert len(v) == ROWS  # asks the server, once, whether the file is still the same
+        start = time.perf_counter()
+        with v.stats.measure() as counted:
+            v._reader.blob_file(WEIGHTS)
+        seconds = time.perf_counter() - start
+        shape = v.query(SENTENCE).shape
+        assert shape == (len(SENTENCE), DIM)
+        return {
+            "seconds": seconds,
+            "blob_requests": counted.requests,
+            "bytes": v.stats.bytes,
+            "requests": v.stats.requests,
+        }
+
+
+@contextlib.contextmanager
+def serving(name: str) -> Iterator[str]:
+    """Run a slow server in a process of its own, and give the URL of a file."""
+    command = [sys.executable, similarity.__file__, "serve-limited"]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as server:
+        assert server.stdin is not None
+        assert server.stdout is not None
+        yield server.stdout.readline().strip() + name
+        server.stdin.close()
+
+
+def timed(*arguments: str) -> tuple[float, str]:
+    """Run Python in a new process, and give its seconds from start to end, and its output."""
+    start = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, *arguments], stdout=subprocess.PIPE, text=True, check=True
+    )
+    return time.perf_counter() - start, done.stdout
+
+
+def report(url: str, cache: str, path: Path, weights: Path, rounds: int) -> None:
+    """Measure and print."""
+    stored = stored_bytes(path)
+    cap = weights.stat().st_size + ROOM
+    arguments = __file__, "encode", url, cache, str(cap)
+    seconds, output = timed(*arguments)
+    first: Numbers = json.loads(output)
+    share = stored[WEIGHTS] / first["seconds"] / LIMIT
+    beyond = first["bytes"] - sum(stored.values())
+    held = sum(file.stat().st_size for file in Path(cache).rglob("*") if file.is_file())
+    print(
+        f"first process: weights in {first['seconds']:.2f} s, {share:.1%} of the server's rate "
+        f"(target >= {LEAST_SHARE:.0%}); {beyond:,} bytes beyond the {sum(stored.values()):,} of "
+        f"the model (target <= {MOST_BEYOND:,.0f}), {first['requests']} requests; "
+        f"first vectors after {seconds:.2f} s; cache {held:,} bytes of {cap:,}",
+        flush=True,
+    )
+    times: dict[str, list[float]] = {"reading": [], "encoding": []}
+    for _ in range(rounds):
+        times["reading"].append(timed("-c", READING, "", str(weights))[0])
+        seconds, output = timed(*arguments)
+        later: Numbers = json.loads(output)
+        times["encoding"].append(seconds)
+    ratios = [a / b for a, b in zip(times["encoding"], times["reading"], strict=True)]
+    print(
+        f"later processes: {later['blob_requests']} requests for the weights (target 0), "
+        f"{later['requests']} in all with {later['bytes']:,} bytes; first vectors after "
+        f"{statistics.median(times['encoding']):.2f} s; importing torch and reading the weights: "
+        f"{statistics.median(times['reading']):.2f} s; ratio {statistics.median(ratios):.2f} "
+        f"({min(ratios):.2f} to {max(ratios):.2f}; target <= 2)"
+    )
+
+
+def main() -> None:
+    """Print a line for the first process and one for later ones."""
+    if sys.argv[1:2] == ["encode"]:
+        print(json.dumps(encode(*sys.argv[2:])))
+        return
+    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else ROUNDS
+    FOLDER.mkdir(exist_ok=True)
+    path, weights = elmo_file()
+    for file in (path, weights):  # now the operating system has them in memory
+        with file.open("rb") as content:
+            while content.read(1 << 20):
+                pass
+    print(f"{path.stat().st_size / MB:.0f} MB, {ROWS:,} x {DIM}; medians of {rounds} processes")
+    with tempfile.TemporaryDirectory() as cache, serving(path.name) as url:
+        report(url, cache, path, weights, rounds)
+
+
+if __name__ == "__main__":
+    main()
