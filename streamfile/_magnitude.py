@@ -286,8 +286,9 @@ class Magnitude(KeyedVectorsNames):
                 f"an array of shape {vectors.shape} to unroll: expected what query gives, with "
                 f"{self.dim} dimensions"
             )
+        count = self._contextual.layers
         layers = vectors[..., : self.emb_dim].reshape(
-            *vectors.shape[:-1], self._contextual.layers, -1
+            *vectors.shape[:-1], count, self.emb_dim // count
         )
         return self._given(np.moveaxis(layers, -2, max(vectors.ndim - 2, 0)))
 

@@ -71,10 +71,18 @@ class WideSqlite:
         ).stdout
 
     def write_wide_magnitude(
-        self, path: Path, rows: int = 5000, dim: int = 3072, seed: int = 0
+        self,
+        path: Path,
+        rows: int = 5000,
+        dim: int = 3072,
+        seed: int = 0,
+        meta: tuple[Path, Path] | tuple[()] = (),
     ) -> Path:
-        """Write an ELMo file with a vocabulary, some of whose keys are equal under NOCASE."""
-        self.run("import wide_sqlite; wide_sqlite.write_in_child()", path, rows, dim, seed)
+        """Write an ELMo file with a vocabulary, some of whose keys are equal under NOCASE.
+
+        ``meta`` names the files that it holds: the weights and the options.
+        """
+        self.run("import wide_sqlite; wide_sqlite.write_in_child()", path, rows, dim, seed, *meta)
         return path
 
     def rows(self, path: Path, rowids: Sequence[int] = (), keys: Sequence[str] = ()) -> WideRows:
@@ -90,7 +98,8 @@ class WideSqlite:
 
 def write_in_child() -> None:
     """Write the file that the arguments describe."""
-    path, (rows, dim, seed) = Path(sys.argv[1]), map(int, sys.argv[2:])
+    path, (rows, dim, seed) = Path(sys.argv[1]), map(int, sys.argv[2:5])
+    meta = tuple(Path(name).read_bytes() for name in sys.argv[5:]) or None
     keys = random_words(rows - CASE_DUPLICATES, seed)
     keys += [keys[0].upper(), keys[1].capitalize(), keys[2].swapcase(), keys[3]]
     ints, magnitudes = quantize(random_vectors(rows, dim, seed), PRECISION)
@@ -104,7 +113,7 @@ def write_in_child() -> None:
         precision=PRECISION,
         elmo=True,
         subwords=False,
-        meta=None,
+        meta=meta,
     )
     connection.execute("VACUUM")
     connection.close()

@@ -61,7 +61,7 @@ class CharacterNetwork:
                     ]
                 )
             )
-        self._projection = Matrix(load("CNN_proj/W_proj"))
+        (self._projection,) = threads.run([functools.partial(Matrix, load("CNN_proj/W_proj"))])
         self._projection_bias = load("CNN_proj/b_proj")
 
     def vectors(self, spellings: Sequence[bytes]) -> Tensor:
