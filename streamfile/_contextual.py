@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from streamfile.elmo import Encoder
 
 WEIGHTS, OPTIONS = "magnitude_meta_1", "magnitude_meta_2"
+DIRECTIONS = 2
 SHOW_AFTER = 1.0  # seconds
 
 
@@ -79,8 +80,10 @@ class Contextual:
 
     @property
     def layers(self) -> int:
-        """Layers of each vector."""
-        return self._open().encoder.layers
+        """Layers of each vector, for which the options are enough."""
+        dim = self._reader.contents.format.dim
+        with self._reader.blob_file(OPTIONS) as file:
+            return self._check(file, dim)
 
     def of_sentences(
         self, sentences: Sequence[Sequence[Any]], normalized: bool | None
@@ -181,13 +184,23 @@ class Contextual:
                 from streamfile.elmo import Encoder, require_extra
 
                 require_extra()  # before much is fetched
-                options, weights = map(self._reader.blob_file, (OPTIONS, WEIGHTS))
+                options = self._reader.blob_file(OPTIONS)
+                self._check(options, contents.format.dim)
+                weights = self._reader.blob_file(WEIGHTS)
                 encoder = Encoder(options.path, weights.path, **self._options)
-                width, dim = encoder.layers * encoder.dim, contents.format.dim
-                if width != dim:
-                    raise FormatError(
-                        f"{self._reader.name}: its ELMo model makes vectors of {width} dimensions, "
-                        f"the file says {dim}"
-                    )
                 self._opened = Opened(contents, encoder, (options, weights))
             return self._opened
+
+    def _check(self, file: KeptFile, dim: int) -> int:
+        """Refuse options of a model that does not fit the file; give its layers."""
+        from streamfile.elmo import read_options
+
+        options = read_options(file.path)
+        layers = 1 + options.n_layers
+        width = layers * DIRECTIONS * options.projection_dim
+        if width != dim:
+            raise FormatError(
+                f"{self._reader.name}: its ELMo model makes vectors of {width} dimensions, the "
+                f"file says {dim}"
+            )
+        return layers

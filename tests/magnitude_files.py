@@ -221,6 +221,11 @@ def decode(
     return dims / np.float32(10**precision), dims * np.float32(factor)
 
 
+def by_themselves(v: Any, keys: Sequence[str], normalized: bool | None = None) -> np.ndarray:
+    """Ask for several keys at once, which a list is not in an ELMo file: there it is a sentence."""
+    return v._each(keys, normalized)
+
+
 def raw_row(connection: Connection, key: str, *, case_insensitive: bool = False) -> tuple | None:
     """Find the row (rowid, key, dims..., magnitude) that a lookup of the key must give."""
     rows = connection.execute(

@@ -153,12 +153,12 @@ def test_every_row_is_the_one_that_sql_gives(opened, folder, kind, page_size, va
     unit = "elmo" not in kind
     assert (len(v), v.dim, v.emb_dim, v.normalized) == (count, dim, dim, unit)
     keys = random.Random(1).sample(sql.keys, count)
-    same(v.query(keys), sql.vectors(keys, normalized=unit))
+    same(mf.by_themselves(v, keys), sql.vectors(keys, normalized=unit))
     for normalized in (True, False):
         fresh = opened(path, normalized=normalized)
         assert fresh.normalized is normalized
-        same(fresh.query(keys[:30]), sql.vectors(keys[:30], normalized=normalized))
-        other = fresh.query(keys[:30], normalized=not normalized)
+        same(mf.by_themselves(fresh, keys[:30]), sql.vectors(keys[:30], normalized=normalized))
+        other = mf.by_themselves(fresh, keys[:30], not normalized)
         same(other, sql.vectors(keys[:30], normalized=not normalized))
         same(fresh.query(keys[0]), sql.vectors(keys[:1], normalized=normalized)[0])
     for row, (key, vector) in zip(sql.rows, v, strict=True):
@@ -256,7 +256,7 @@ def test_one_row_and_one_dimension(folder, opened):
 
 
 def test_a_file_without_rows(folder, opened):
-    path = mf.write_magnitude(folder / "none", [], np.zeros((0, 6)), elmo=True)
+    path = mf.write_magnitude(folder / "none", [], np.zeros((0, 6)))
     v = opened(path)
     assert (len(v), v.dim, list(v), v[:], "a" in v) == (0, 6, [], [], False)
     assert v.query("a").shape == (6,)
