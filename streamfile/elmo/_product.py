@@ -45,6 +45,11 @@ class Matrix:
             self._weight = self._across = _ops._reorder_linear_weight(self._across, TYPICAL_ROWS)
         self._dtype = dtype
 
+    @property
+    def plain(self) -> bool:
+        """Whether the weights are float32, and as they were given."""
+        return not self._packed and self._dtype == torch.float32
+
     def product(self, x: Tensor, addend: Tensor | None = None) -> Tensor:
         """Give ``x @ weight + addend``.
 
@@ -72,6 +77,33 @@ class Matrix:
         if addend.dim() == 1:
             return torch.addmm(addend, x, self._weight)
         return addend.addmm_(x, self._weight)
+
+
+class Pair(Matrix):
+    """The weights of two directions, multiplied with in one call.
+
+    Parameters
+    ----------
+    matrices
+        Of each direction, plain ones.
+    """
+
+    def __init__(self, *matrices: Matrix) -> None:
+        self._weight = torch.stack([matrix._weight for matrix in matrices])
+
+    def product(self, x: Tensor, addend: Tensor | None = None) -> Tensor:
+        """Give ``x @ weight + addend`` of each direction.
+
+        Parameters
+        ----------
+        x
+            Shape (2, rows, n).
+        addend
+            Shape (2, 1, columns) or (2, rows, columns).
+        """
+        if addend is None:
+            return torch.bmm(x, self._weight)
+        return torch.baddbmm(addend, x, self._weight)
 
 
 def _takes(dtype: torch.dtype) -> bool:

@@ -33,7 +33,8 @@ class Threads:
         self._sequential = device.type != "cpu"
         self.count = 1 if self._sequential else min(DIRECTIONS, threads)
         # Of this process, and of its children.
-        self._pools = {os.getpid(): self._pool(threads // self.count)}
+        self._pid = os.getpid()
+        self._pools = {self._pid: self._pool(threads // self.count)}
 
     def _pool(self, threads: int) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(self.count, "streamfile-elmo", _limit, (threads,))
@@ -51,6 +52,10 @@ class Threads:
         pid = os.getpid()
         pool = self._pools.get(pid) or self._pools.setdefault(pid, self._pool(1))
         return [future.result() for future in [pool.submit(_infer, task) for task in tasks]]
+
+    def alone(self, task: Callable[[], T]) -> T:
+        """Run one task, without gradients, in which torch may use all of its threads."""
+        return _infer(task) if os.getpid() == self._pid else self.run([task])[0]
 
 
 def _infer(task: Callable[[], T]) -> T:
