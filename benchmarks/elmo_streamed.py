@@ -1,5 +1,8 @@
 """An ELMo model out of a streamed file: `python benchmarks/elmo_streamed.py [rounds]`.
 
+First, what 25 keys of a vocabulary cost, in waves of requests: rows that nearly fill a page (768
+dimensions), and rows over chains of pages (3,072). Then the model.
+
 The weights are random, as many as the largest published model has (374 MB, which LZ4 does not
 shrink), and the file has a vocabulary of 3,072 dimensions. A server in a process of its own sends
 100 MB/s over loopback, all connections together; the cache's cap is 16 MiB above the weights. One
@@ -20,10 +23,11 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import similarity
 from elmo import FOLDER, READING
-from similarity import LIMIT, MB, Numbers
+from similarity import LIMIT, MB, Numbers, memory
 
 from streamfile import Magnitude
 from streamfile._contextual import OPTIONS, WEIGHTS
@@ -32,15 +36,18 @@ from streamfile._local import LocalReader
 from vfs import BlobTable, run
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
-from elmo_files import published, write_model
+from elmo_files import options, published, write_model
+from magnitude_files import by_themselves, random_words
 from wide_sqlite import why_no_wide_sqlite, wide_sqlite
 
 ROUNDS = 5
 SIZE = 4096, 512, 2  # 2x4096_512
-ROWS, DIM = 3000, 3072
+ROWS, DIM, SMALL_DIM = 3000, 3072, 768
 ROOM = 16 << 20  # in the cache, beside the weights
 MOST_BEYOND = 2 * MB
+MOST_MEMORY = 150  # MB
 LEAST_SHARE = 0.8
+KEYS, MOST_WAVES = 25, 6
 SENTENCE = ["The", "cat", "sat", "on", "the", "mat", "and", "looked", "at", "the", "dog", "."]
 
 WRITING = """
@@ -59,25 +66,24 @@ connection.close()
 """
 
 
-def elmo_file() -> tuple[Path, Path]:
-    """Build the file, unless it is there.
+def elmo_file(dim: int, folder: Path, options: dict[str, Any]) -> tuple[Path, Path]:
+    """Build a file, unless it is there.
 
     Returns
     -------
     path, weights_path : Path
     """
-    folder = FOLDER / f"elmo.{SIZE[0]}"
     paths = folder / "options.json", folder / "weights.hdf5"
     if not paths[1].exists():
-        write_model(folder, published(*SIZE))
-    path = FOLDER / f"elmo.{ROWS}.{DIM}d.magnitude"
+        write_model(folder, options)
+    path = FOLDER / f"elmo.{ROWS}.{dim}d.magnitude"
     if not path.exists():
         wide = wide_sqlite()
         if wide is None:
-            sys.exit(f"no SQLite for {DIM} dimensions: {why_no_wide_sqlite()}")
+            sys.exit(f"no SQLite for {dim} dimensions: {why_no_wide_sqlite()}")
         part = path.with_suffix(".part")
         part.unlink(missing_ok=True)
-        wide.run(WRITING, part, ROWS, DIM, *paths)
+        wide.run(WRITING, part, ROWS, dim, *paths)
         part.replace(path)
     return path, paths[1]
 
@@ -97,13 +103,18 @@ def stored_bytes(path: Path) -> dict[str, int]:
 
 def encode(url: str, cache: str, cap: str) -> Numbers:
     """Fetch the weights, if they are not there, and compute a sentence's vectors."""
+    import torch  # noqa: F401 - no part of the memory that the model takes
+
     options = {"cache_dir": cache, "cache_size": int(cap)}
     with Magnitude(url, stream=True, stream_options=options) as v:
         assert len(v) == ROWS  # asks the server, once, whether the file is still the same
+        Path("/proc/self/clear_refs").write_text("5")  # the peak begins here
+        before = memory()["VmRSS"]
         start = time.perf_counter()
         with v.stats.measure() as counted:
             v._reader.blob_file(WEIGHTS)
         seconds = time.perf_counter() - start
+        fetching = memory()["VmHWM"] - before
         shape = v.query(SENTENCE).shape
         assert shape == (len(SENTENCE), DIM)
         return {
@@ -111,7 +122,36 @@ def encode(url: str, cache: str, cap: str) -> Numbers:
             "blob_requests": counted.requests,
             "bytes": v.stats.bytes,
             "requests": v.stats.requests,
+            "fetching": fetching,
+            "memory": memory()["VmHWM"] - before,
         }
+
+
+def look_up(url: str, cache: str, begin: str) -> Numbers:
+    """Count what opening the file and some keys cost, and one more that is looked for."""
+    keys = random_words(ROWS, 0)[int(begin) :: ROWS // KEYS][:KEYS]
+    options = {"cache_dir": cache, "cache_size": ROOM}
+    with Magnitude(url, stream=True, stream_options=options) as v:
+        opening = v.stats.waves
+        assert by_themselves(v, keys).all(axis=-1).any()
+        counts = v.stats.waves, v.stats.requests, v.stats.bytes
+        assert "not there" not in v
+        inside = v.stats.waves - counts[0]
+    return {"opening": opening, "all": counts, "inside": inside}
+
+
+def report_keys(url: str, dim: int) -> None:
+    """Look keys up in two processes, and print what each costs."""
+    with tempfile.TemporaryDirectory() as cache:
+        for title, begin in ("cold", 0), ("a later process, other keys", 7):
+            found: Numbers = json.loads(timed(__file__, "keys", url, cache, str(begin))[1])
+            waves, requests, received = found["all"]
+            print(
+                f"{dim:,} dimensions, open + {KEYS} keys, {title}: {waves} waves (target <= "
+                f"{MOST_WAVES}), {found['opening']} of them to open; {requests} requests, "
+                f"{received:,} bytes; `in` after it {found['inside']} waves",
+                flush=True,
+            )
 
 
 @contextlib.contextmanager
@@ -150,7 +190,10 @@ def report(url: str, cache: str, path: Path, weights: Path, rounds: int) -> None
         f"first process: weights in {first['seconds']:.2f} s, {share:.1%} of the server's rate "
         f"(target >= {LEAST_SHARE:.0%}); {beyond:,} bytes beyond the {sum(stored.values()):,} of "
         f"the model (target <= {MOST_BEYOND:,.0f}), {first['requests']} requests; "
-        f"first vectors after {seconds:.2f} s; cache {held:,} bytes of {cap:,}",
+        f"first vectors after {seconds:.2f} s; cache {held:,} bytes of {cap:,}\n"
+        f"memory: {first['fetching']:.0f} MB while the weights are fetched (target <= "
+        f"{MOST_MEMORY}); {first['memory'] - weights.stat().st_size / MB:.0f} MB beside the "
+        "weights until the first vectors",
         flush=True,
     )
     times: dict[str, list[float]] = {"reading": [], "encoding": []}
@@ -170,13 +213,20 @@ def report(url: str, cache: str, path: Path, weights: Path, rounds: int) -> None
 
 
 def main() -> None:
-    """Print a line for the first process and one for later ones."""
-    if sys.argv[1:2] == ["encode"]:
-        print(json.dumps(encode(*sys.argv[2:])))
+    """Print lines for the vocabularies, for the first process and for later ones."""
+    task = {"encode": encode, "keys": look_up}.get(sys.argv[1] if len(sys.argv) > 1 else "")
+    if task is not None:
+        print(json.dumps(task(*sys.argv[2:])))
         return
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else ROUNDS
     FOLDER.mkdir(exist_ok=True)
-    path, weights = elmo_file()
+    path, weights = elmo_file(DIM, FOLDER / f"elmo.{SIZE[0]}", published(*SIZE))
+    small, _ = elmo_file(
+        SMALL_DIM, FOLDER / f"elmo.{SMALL_DIM}d", options(projection_dim=SMALL_DIM // 6)
+    )
+    for file, dim in (small, SMALL_DIM), (path, DIM):
+        with serving(file.name) as url:
+            report_keys(url, dim)
     for file in (path, weights):  # now the operating system has them in memory
         with file.open("rb") as content:
             while content.read(1 << 20):

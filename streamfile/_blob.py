@@ -11,7 +11,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from streamfile._format import BLOBS
-from streamfile._frame import HISTORY, FrameDecoder
+from streamfile._frame import HISTORY, LONGEST_HEADER, FrameDecoder
 from streamfile.errors import FormatError
 from vfs import (
     BEGINNING,
@@ -30,7 +30,7 @@ from vfs import (
 )
 
 if TYPE_CHECKING:
-    from streamfile._reader import Reader
+    from streamfile._reader import Contents, Reader
 
 STATE = 1  # version of what is saved
 SAVE_AFTER = 64 << 20  # bytes of content
@@ -64,23 +64,62 @@ def keep_blob(reader: Reader, what: str) -> KeptFile:
     vfs.VFSError
         See `vfs.errors`.
     """
-    contents = reader.contents
-    if what not in contents.format.blob_roots:
-        raise FormatError(f"{reader.name}: has no table {what}: it was converted without")
+    contents = reader.contents  # of the version that the server has, which may be another now
     files, name = reader.kept(what)
     if files is not None and name is not None and (kept := files.get(name)) is not None:
         return kept
-    table = BlobTable(contents.pages, contents.format.blob_roots[what])
-    blobs = run(contents.pages, table.blobs(BLOBS[what]))
-    stored = sum(blob.size for blob in blobs)
+    blobs = _find(reader.name, contents, what)
+    size = _least_size(reader, what, blobs)
     if files is None or name is None:
         reason = "there is no disk cache" if files is None else "the server tells no version of it"
         raise CacheSpaceError(
-            f"{reader.name}: {stored:,} bytes of {what}, and what they expand to, have to be kept "
-            f"on disk, but {reason}; see the options cache_dir and cache_size, or download the file"
+            f"{reader.name}: {size:,} bytes of {what} have to be kept on disk, but {reason}; see "
+            "the options cache_dir and cache_size, or download the file"
         )
+    return files.make(name, size, lambda part: _Copy(reader, what, blobs, part).run())
+
+
+def blob_size(reader: Reader, what: str) -> int:
+    """Tell how long a file is that `keep_blob` gives, as far as its frame's header does.
+
+    Parameters
+    ----------
+    reader, what
+        See `keep_blob`.
+
+    Returns
+    -------
+    int
+        Bytes; where the header does not tell, those of the frame, of which it takes no less.
+
+    Raises
+    ------
+    FormatError, vfs.VFSError
+        See `keep_blob`.
+    """
+    return _least_size(reader, what, _find(reader.name, reader.contents, what))
+
+
+def _find(name: str, contents: Contents, what: str) -> list[Blob]:
+    """Find the blobs of a table, without reading them."""
+    if what not in contents.format.blob_roots:
+        raise FormatError(
+            f"{name}: has no table {what}: it was converted without; get another file, or convert "
+            "it again"
+        )
+    table = BlobTable(contents.pages, contents.format.blob_roots[what])
+    blobs = run(contents.pages, table.blobs(BLOBS[what]))
     blob_ranges(contents.pages, blobs)  # before room is made for what the file cannot hold
-    return files.make(name, stored, lambda part: _Copy(reader, what, blobs, part).run())
+    return blobs
+
+
+def _least_size(reader: Reader, what: str, blobs: Sequence[Blob]) -> int:
+    """Tell how much a frame expands to, or at least how long it is itself."""
+    stored = sum(blob.size for blob in blobs)
+    frame = FrameDecoder(f"{reader.name}: {what}", stored)
+    deque(frame.decode(blobs[0].local[:LONGEST_HEADER] if blobs else b""), maxlen=0)
+    known = frame.header is not None and frame.header.content_size is not None
+    return frame.most if known else stored
 
 
 class _Copy:
@@ -194,9 +233,7 @@ class _Copy:
         """Write at a place, and say where that ended."""
         end = at + len(data)
         if end > self._part.size:
-            header, most = self._frame.header, self._frame.most
-            known = header is not None and header.content_size is not None
-            self._part.reserve(most if known else max(end, min(at + GROW, most)))
+            self._part.reserve(max(end, min(at + GROW, self._frame.most)))
         view = memoryview(data)
         while view:
             written = os.pwrite(self._part.file, view, at)

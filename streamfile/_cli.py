@@ -6,6 +6,7 @@ import argparse
 import sys
 from urllib.parse import quote
 
+from streamfile import _commands
 from streamfile._server import RangeServer
 
 
@@ -42,10 +43,13 @@ def main(argv: list[str] | None = None) -> int:
         "--latency", type=_milliseconds, default=0.0, metavar="MS", help="wait before each answer"
     )
     commands.add_parser("demo", help="stream a small bundled file from this machine")
+    _commands.add_commands(commands)
     options = parser.parse_args(argv)
 
     if options.command == "serve":
         return _serve(options.directory, options.port, options.latency)
+    if options.command != "demo":
+        return _commands.run(options)
     from streamfile import _demo
 
     _demo.run()

@@ -126,6 +126,13 @@ class ConcatenatedMagnitude(Magnitude):
         }
         return self._given(self._joined(q, lambda part, share: part.query(share, **options)))
 
+    def unroll(self, v: Any) -> Any:
+        """Refuse: layers are those of a part."""
+        raise ArgumentError(
+            "a concatenation has no layers to unroll: expected the vectors of one ELMo part; try "
+            "v.parts[0].unroll(v.parts[0].query(q)), with the number of that part"
+        )
+
     def close(self) -> None:
         """Close all parts."""
         for part in self.parts:

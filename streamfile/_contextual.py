@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from streamfile._blob import blob_size
 from streamfile._ranking import unit
 from streamfile._reader import Contents, Reader
 from streamfile._shapes import Array
 from streamfile._vectors import Vectors
 from streamfile.errors import ArgumentError, FormatError
-from vfs import KeptFile
+from vfs import CacheSpaceError, KeptFile
 
 if TYPE_CHECKING:
     from streamfile.elmo import Encoder
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 WEIGHTS, OPTIONS = "magnitude_meta_1", "magnitude_meta_2"
 DIRECTIONS = 2
 SHOW_AFTER = 1.0  # seconds
+BESIDE = 2 << 20  # bytes that the cache itself takes at least
 
 
 @dataclass(frozen=True)
@@ -141,15 +143,15 @@ class Contextual:
         ndarray
             Of the answers' type, shape (n, dim).
         """
-        lone: list[str] = []
-        if not self._vectors.ngram_oov:
-            words = [key for key in keys if isinstance(key, str)]
-            stored = self._vectors.find(list(dict.fromkeys(words)))
-            lone = [word for word in dict.fromkeys(words) if word not in stored]
+        if self._vectors.ngram_oov:
+            return self._vectors.of_keys(keys, normalized)
+        words = list(dict.fromkeys(key for key in keys if isinstance(key, str)))
+        stored = self._vectors.find(words)
+        lone = [word for word in words if word not in stored]
         alone = set(lone)
         mine = [isinstance(key, str) and key in alone for key in keys]
         others = [key for key, own in zip(keys, mine, strict=True) if not own]
-        found = iter(self._vectors.of_keys(others, normalized))
+        found = iter(self._vectors.of_keys(others, normalized, stored))
         sentences = self.of_sentences([[word] for word in lone], normalized)
         made = dict(zip(lone, (vectors[0] for vectors in sentences), strict=True))
         answer = np.empty((len(keys), self._reader.assumed.dim), self._vectors.dtype)
@@ -181,26 +183,47 @@ class Contextual:
         with self._lock:
             contents = self._reader.contents
             if self._opened is None or self._opened.contents is not contents:
-                from streamfile.elmo import Encoder, require_extra
+                from streamfile.elmo import Encoder, require
 
-                require_extra()  # before much is fetched
-                options = self._reader.blob_file(OPTIONS)
+                # Before much is fetched.
+                require(self._options["devices"], self._options["backend"])
+                options = self._file(OPTIONS)
                 self._check(options, contents.format.dim)
-                weights = self._reader.blob_file(WEIGHTS)
-                encoder = Encoder(options.path, weights.path, **self._options)
+                weights = self._file(WEIGHTS)
+                try:
+                    encoder = Encoder(options.path, weights.path, **self._options)
+                except FormatError as failure:
+                    raise self._unusable(failure) from failure
                 self._opened = Opened(contents, encoder, (options, weights))
             return self._opened
+
+    def _file(self, what: str) -> KeptFile:
+        """Give a part of the model; where that does not fit, say what the whole model takes."""
+        try:
+            return self._reader.blob_file(what)
+        except CacheSpaceError as failure:
+            size = BESIDE + sum(blob_size(self._reader, part) for part in (OPTIONS, WEIGHTS))
+            raise CacheSpaceError(
+                f"{failure}. The ELMo model of {self._reader.name} needs a cache_size of "
+                f"{size:,} bytes in all, and as much free on the disk"
+            ) from failure
 
     def _check(self, file: KeptFile, dim: int) -> int:
         """Refuse options of a model that does not fit the file; give its layers."""
         from streamfile.elmo import read_options
 
-        options = read_options(file.path)
+        try:
+            options = read_options(file.path)
+        except FormatError as failure:
+            raise self._unusable(failure) from failure
         layers = 1 + options.n_layers
         width = layers * DIRECTIONS * options.projection_dim
         if width != dim:
-            raise FormatError(
-                f"{self._reader.name}: its ELMo model makes vectors of {width} dimensions, the "
-                f"file says {dim}"
-            )
+            raise self._unusable(f"it makes vectors of {width} dimensions, the file says {dim}")
         return layers
+
+    def _unusable(self, reason: object) -> FormatError:
+        return FormatError(
+            f"{self._reader.name}: its ELMo model cannot be used; get the file again, or convert "
+            f"it again from the options and the weights of one model: {reason}"
+        )

@@ -21,6 +21,9 @@ MOST_NGRAM = 100
 SEGMENTS, BLOCKS = "magnitude_subword_segdir", "magnitude_subword_segments"
 MOST_TREES = 1 << 20
 BLOBS = {"magnitude_approx": 1, "magnitude_meta_1": 0, "magnitude_meta_2": 0}  # table: its column
+ROUTER, KEY_LENGTHS = "magnitude_router", "magnitude_key_lengths"
+LENGTHS_MARGIN = 64  # bytes of a page beside its row of lengths
+COLUMN_ROWS = 1000  # of which one dimension is decoded at once
 LEAST_ROW = 8  # bytes of a row with one dimension, its cell pointer included
 ON_KEY = re.compile(rb"\(\s*[`\"\[]?key[`\"\]]?\s*\)\s*$", re.IGNORECASE)
 
@@ -56,6 +59,8 @@ class Format:
         The most rows with keys that are equal under NOCASE, 1 where the file does not tell.
     blob_roots
         Root pages of the tables that hold a file each, as far as they are there.
+    router_root, lengths_root
+        Root pages of the tables of a layout for streaming, 0 where there is none.
     """
 
     size: int
@@ -72,6 +77,8 @@ class Format:
     approx_trees: int = 0
     max_duplicate_keys: int = 1
     blob_roots: Mapping[str, int] = field(default_factory=dict)
+    router_root: int = 0
+    lengths_root: int = 0
 
 
 def read_format(pages: Pages) -> Format:
@@ -145,7 +152,14 @@ def read_format(pages: Pages) -> Format:
         approx_trees=told["approx_trees"] if approx else 0,
         max_duplicate_keys=max(1, told["max_duplicate_keys"]) if approx else 1,
         blob_roots={name: roots[name] for name in BLOBS if name in roots},
+        router_root=roots.get(ROUTER, 0),
+        lengths_root=roots.get(KEY_LENGTHS, 0),
     )
+
+
+def lengths_in_row(page_size: int) -> int:
+    """Tell how many keys' lengths a row of ``magnitude_key_lengths`` has: all but the last one."""
+    return page_size - LENGTHS_MARGIN
 
 
 class VectorRows:
@@ -243,6 +257,21 @@ class VectorRows:
                 with np.errstate(over="ignore", invalid="ignore"):  # of lengths that cannot be
                     values *= (magnitudes / scale).astype(np.float32)[:, None]
         return out
+
+    def column(self, dimension: int) -> Ints:
+        """Give one dimension as it is stored, int64, shape (n,)."""
+        data, values = self._rows.data, np.empty(len(self.rowids), np.int64)
+        for begin in range(0, len(values), COLUMN_ROWS):
+            part = slice(begin, begin + COLUMN_ROWS)
+            types = windows(data, self._dim + 1)[self._types[part]][:, : dimension + 1]
+            sizes = NUMBER_SIZES.astype(np.uint8)[np.minimum(types, 9)]
+            ends = self._values[part] + sizes.sum(axis=1, dtype=np.int64)
+            begins = ends - sizes[:, -1]
+            found = read_integers(data, types[:, -1:], begins, ends, Scratch())
+            if found is None or (ends > self._ends[part]).any():
+                raise self._malformed("a dimension that is no integer")
+            values[part] = found[:, 0]
+        return values
 
     def _decode(
         self, part: slice, scratch: Scratch

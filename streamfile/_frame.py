@@ -14,7 +14,7 @@ import xxhash
 from streamfile.errors import FormatError
 
 MAGIC = b"\x04\x22\x4d\x18"
-SHORTEST_HEADER = 7
+SHORTEST_HEADER, LONGEST_HEADER = 7, 19
 HISTORY = 64 << 10  # bytes that a linked block can refer back to
 HIGHEST_RATIO = 255  # of what an LZ4 sequence can expand to
 USUAL_RATIO, SLACK = 32, 1 << 20
@@ -160,7 +160,7 @@ class FrameDecoder:
             )
 
     def _read_header(self) -> Header | None:
-        data = bytes(self._waiting[:19])
+        data = bytes(self._waiting[:LONGEST_HEADER])
         if data[:4] != MAGIC[: len(data)]:
             raise self._damaged(f"no LZ4 frame: expected {MAGIC!r} first, found {data[:4]!r}")
         if len(data) < SHORTEST_HEADER:

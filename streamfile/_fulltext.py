@@ -36,6 +36,15 @@ class Node:
     separators: list[bytes]
 
 
+@dataclass(frozen=True)
+class StoredSegment:
+    """A b-tree of terms: which blocks are its leaves, unless its root is the only one."""
+
+    first_leaf: int
+    last_leaf: int
+    root: bytes
+
+
 class Fulltext:
     """The full-text index of one file.
 
@@ -53,22 +62,32 @@ class Fulltext:
         self._name = pages.name
         self._roots: list[bytes | Node] | None = None
         self._interior: dict[int, Node] = {}
+        self._known: Mapping[int, bytes] = {}
+
+    def know(self, blocks: Mapping[int, bytes]) -> None:
+        """Take interior nodes that come from elsewhere; they are decoded when needed."""
+        self._known = blocks
 
     def load(self) -> Walk[list[bytes | Node]]:
         """Read the roots of all segments, newest first."""
         if self._roots is None:
-            found = yield from self.segments.scan(most_pages=MOST_PAGES)
-            newest: list[tuple[int, int, bytes]] = []
-            for _, row in found:
-                match row:
-                    case [int(level), int(number), int(), int(), _, bytes(root)]:
-                        if level < MOST_LEVEL:
-                            newest.append((level, -number, root))
-                    case _:
-                        raise self._malformed("a segment that is none")
+            found = yield from self.listed()
             self._guess_depth()
-            self._roots = [self._node(root) for _, _, root in sorted(newest)]
+            self._roots = [self._node(segment.root) for segment in found]
         return self._roots
+
+    def listed(self) -> Walk[list[StoredSegment]]:
+        """Read the list of segments, newest first."""
+        found = yield from self.segments.scan(most_pages=MOST_PAGES)
+        newest: list[tuple[int, int, StoredSegment]] = []
+        for _, row in found:
+            match row:
+                case [int(level), int(number), int(first), int(last), _, bytes(root)]:
+                    if level < MOST_LEVEL:
+                        newest.append((level, -number, StoredSegment(first, last, root)))
+                case _:
+                    raise self.malformed("a segment that is none")
+        return [segment for *_, segment in sorted(newest, key=lambda each: each[:2])]
 
     def _guess_depth(self) -> None:
         """Tell the blocks' table that its root leads to interior pages, if that is so.
@@ -108,43 +127,64 @@ class Fulltext:
                 if isinstance(node, bytes):
                     wanted = set(mine)
                     last = max(wanted)
-                    for term, begin, end in self._terms(node, 1, documents=True):
+                    for term, begin, end in self.terms(node, 1, documents=True):
                         if term in wanted:
                             found[term] = node[begin:end]
                         if term >= last:
                             break
                     continue
                 if node.height >= most_height:
-                    raise self._malformed("a node that is no lower than the one above it")
+                    raise self.malformed("a node that is no lower than the one above it")
                 for term in mine:
                     child = node.first_child + bisect_right(node.separators, term)
                     below.setdefault(child, (node.height, []))[1].append(term)
-            nodes = yield from self._read(below)
+            nodes = yield from self.read(below)
             level = [(nodes[number], *step) for number, step in below.items()]
         return found
 
-    def _read(self, numbers: Collection[int]) -> Walk[dict[int, bytes | Node]]:
-        """Read blocks."""
-        nodes: dict[int, bytes | Node] = {
-            number: self._interior[number] for number in numbers if number in self._interior
-        }
-        absent = [number for number in numbers if number not in nodes]
+    def read(self, numbers: Collection[int]) -> Walk[dict[int, bytes | Node]]:
+        """Read nodes; a leaf stays as it is."""
+        for number in self._known.keys() & set(numbers) - self._interior.keys():
+            node = self._node(self._known[number])
+            if isinstance(node, Node):
+                self._interior[number] = node
+        absent = [number for number in numbers if number not in self._interior]
+        nodes: dict[int, bytes | Node] = {}
         if absent:
-            rows = yield from self.blocks.find(absent)
-            if len(rows.rowids) < len(absent):
-                raise self._malformed("a pointer to a block that does not exist")
-            for number, start, size in np.stack([rows.rowids, rows.starts, rows.sizes], 1).tolist():
-                if number in self._interior:  # by another walk meanwhile
-                    nodes[number] = self._interior[number]
-                    continue
-                record = decode_record(rows.data[start : start + size].tobytes())
-                block = record[1] if len(record) == 2 else None
-                if not isinstance(block, bytes):
-                    raise self._malformed("a block that is none")
+            for number, block in (yield from self.read_blocks(absent)).items():
                 node = nodes[number] = self._node(block)
                 if isinstance(node, Node):
                     self._interior[number] = node
-        return nodes
+        return nodes | {n: self._interior[n] for n in numbers if n in self._interior}
+
+    def read_blocks(self, numbers: Sequence[int]) -> Walk[dict[int, bytes]]:
+        """Read blocks, all different."""
+        rows = yield from self.blocks.find(numbers)
+        if len(rows.rowids) < len(numbers):
+            raise self.malformed("a pointer to a block that does not exist")
+        blocks: dict[int, bytes] = {}
+        for number, start, size in np.stack([rows.rowids, rows.starts, rows.sizes], 1).tolist():
+            record = decode_record(rows.data[start : start + size].tobytes())
+            block = record[1] if len(record) == 2 else None
+            if not isinstance(block, bytes):
+                raise self.malformed("a block that is none")
+            blocks[number] = block
+        return blocks
+
+    def interior_blocks(self) -> Walk[dict[int, bytes]]:
+        """Read all blocks that are interior nodes."""
+        level = [root for root in (yield from self.load()) if isinstance(root, Node)]
+        found: dict[int, bytes] = {}
+        while level := [node for node in level if node.height > 1]:
+            children = [
+                number
+                for node in level
+                for number in range(node.first_child, node.first_child + len(node.separators) + 1)
+            ]
+            below = yield from self.read_blocks(children)
+            found |= below
+            level = [node for node in map(self._node, below.values()) if isinstance(node, Node)]
+        return found
 
     def _node(self, block: bytes) -> bytes | Node:
         """Decode an interior node; a leaf stays as it is."""
@@ -154,10 +194,10 @@ class Fulltext:
             height, at = _read_varint(block, 0)
             first, at = _read_varint(block, at)
         except IndexError:
-            raise self._malformed("a node that is cut off") from None
-        return Node(height, first, [term for term, _, _ in self._terms(block, at)])
+            raise self.malformed("a node that is cut off") from None
+        return Node(height, first, [term for term, _, _ in self.terms(block, at)])
 
-    def _terms(
+    def terms(
         self, block: bytes, at: int, *, documents: bool = False
     ) -> Iterator[tuple[bytes, int, int]]:
         """Go through the terms of a node, each with where its documents begin and end."""
@@ -189,7 +229,7 @@ class Fulltext:
                     raise IndexError
                 yield term, begin, at
         except IndexError:
-            raise self._malformed("a node that is cut off") from None
+            raise self.malformed("a node that is cut off") from None
 
     def _merged(self, doclists: Sequence[bytes]) -> Ints:
         """Join what segments, newest first, have of a term: a newer one replaces documents."""
@@ -212,7 +252,7 @@ class Fulltext:
         values = _read_varints(doclist)
         ends = np.flatnonzero(values == 0)
         if not len(ends) or ends[-1] != len(values) - 1:
-            raise self._malformed("a list of documents that is cut off")
+            raise self.malformed("a list of documents that is cut off")
         begins = np.append(0, ends[:-1] + 1)
         documents = np.cumsum(values[begins])
         others = values == 1
@@ -220,7 +260,7 @@ class Fulltext:
         columns = np.append(np.flatnonzero(others), len(values))
         counts = np.minimum(ends, columns[np.searchsorted(columns, begins)]) - begins - 1
         if counts.min() < 0 or documents.min() < 0 or documents.max() >> 63 - POSITION_BITS:
-            raise self._malformed("a list of documents that cannot be")
+            raise self.malformed("a list of documents that cannot be")
         behind = np.cumsum(counts)
         at = np.arange(behind[-1]) + np.repeat(begins + 1 - (behind - counts), counts)
         positions = np.cumsum(values[at] - 2)
@@ -228,7 +268,8 @@ class Fulltext:
         positions -= np.repeat(before, counts)
         return documents, (np.repeat(documents, counts) << POSITION_BITS) + positions
 
-    def _malformed(self, what: str) -> DatabaseError:
+    def malformed(self, what: str) -> DatabaseError:
+        """Make the error of an index."""
         return DatabaseError(f"{self._name}: malformed: its full-text index has {what}")
 
 

@@ -20,6 +20,7 @@ from streamfile._reader import Reader
 from streamfile._shapes import Array, Key, as_list, padded_length, shaped, shaped_in_context
 from streamfile._sources import open_reader
 from streamfile._vectors import SCAN_ROWS, Vectors
+from streamfile.elmo import check_choices
 from streamfile.errors import ArgumentError
 from vfs import Budget, Stats
 
@@ -64,6 +65,9 @@ class Magnitude(KeyedVectorsNames):
         Of the affixes that are stripped from a key outside the file to find similar ones: "en".
     dtype : numpy float type
         Of all answers.
+    route : str or os.PathLike or bool
+        With ``stream=True``: path or URL of the file's sidecar, which saves round trips and is
+        made by ``streamfile route``; True to look for it at the URL and ``.route``.
     remote_path : str, optional
         URL of the directory that short names are looked up in. Default: the environment variable
         ``STREAMFILE_REMOTE``, else http://magnitude.plasticity.ai/.
@@ -123,6 +127,7 @@ class Magnitude(KeyedVectorsNames):
         ngram_oov: bool | None = None,
         language: str | None = "en",
         dtype: npt.DTypeLike = np.float32,
+        route: str | os.PathLike[str] | bool = False,
         remote_path: str | None = None,
         devices: Sequence[int] = (),
         precision: str = "float32",
@@ -150,8 +155,13 @@ class Magnitude(KeyedVectorsNames):
                 f"lazy_loading={lazy_loading}, placeholders={placeholders}: expected -1 or more, "
                 "and 0 or more"
             )
+        check_choices(devices, precision, backend)
         self._reader = self._open(
-            stream=stream, stream_options=stream_options, remote_path=remote_path, log=log
+            stream=stream,
+            stream_options=stream_options,
+            remote_path=remote_path,
+            route=route,
+            log=log,
         )
         self._matrix = Matrix(self._reader)
         self._approximate = Approximate(self._matrix)

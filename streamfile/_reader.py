@@ -55,6 +55,7 @@ class Contents:
     table: Table
     index: Index
     fulltext: Fulltext | None
+    lengths: Table | None
     version: Identity | None
 
     @classmethod
@@ -66,14 +67,18 @@ class Contents:
         fulltext = None
         if told.segments_root:
             fulltext = Fulltext(pages, told.segments_root, told.blocks_root)
-        return cls(pages, told, table, index, fulltext, version)
+        lengths = Table(pages, told.lengths_root) if told.lengths_root else None
+        return cls(pages, told, table, index, fulltext, lengths, version)
 
     @property
-    def trees(self) -> tuple[Table | Index, ...]:
+    def trees(self) -> list[Table | Index]:
         """All trees, in the order in which they are packed."""
-        if self.fulltext is None:
-            return self.table, self.index
-        return self.table, self.index, self.fulltext.segments, self.fulltext.blocks
+        trees: list[Table | Index] = [self.table, self.index]
+        if self.fulltext is not None:
+            trees += [self.fulltext.segments, self.fulltext.blocks]
+        if self.lengths is not None:
+            trees.append(self.lengths)
+        return trees
 
 
 class Reader:

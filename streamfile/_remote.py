@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any, TypeVar
 
 import apsw
 
 from streamfile._format import Format
+from streamfile._nodes import unpack_blocks
 from streamfile._reader import Contents, Reader
+from streamfile._route import Route, find_routes
 from streamfile.errors import FormatError
 from vfs import (
     DatabaseError,
@@ -20,6 +25,7 @@ from vfs import (
     RemoteFile,
     RemotePages,
     ScanPages,
+    Table,
     Walk,
     connect_to,
     pack,
@@ -28,9 +34,12 @@ from vfs import (
     unpack,
 )
 
+log = logging.getLogger(__name__)
+
 T = TypeVar("T")
 
-ROUTER = "router.v1"
+MOST_PAGES = 16  # of the table of routers, whose rows overflow them
+ROUTER = "router.v2"
 
 
 class RemoteReader(Reader):
@@ -43,6 +52,8 @@ class RemoteReader(Reader):
     ----------
     url
         An http or https address.
+    route
+        Path or URL of the file's sidecar, True to look for it beside the file.
     **options
         See `vfs.open`.
 
@@ -54,8 +65,11 @@ class RemoteReader(Reader):
         The file cannot be reached, or is no SQLite database.
     """
 
-    def __init__(self, url: str, **options: Any) -> None:
+    def __init__(
+        self, url: str, *, route: str | os.PathLike[str] | bool = False, **options: Any
+    ) -> None:
         self.file = RemoteFile(url, **options)
+        self._given = route, options
         self.stats = self.file.stats
         self.budget = self.file.budget
         self._lock = threading.Lock()
@@ -114,15 +128,53 @@ class RemoteReader(Reader):
                 self._load(version)
 
     def _load(self, version: Identity) -> None:
-        pages = RemotePages(self.file)
+        route = self._route(version)
+        pages = RemotePages(self.file, known=route.pages if route else {})
         contents = Contents.of(pages, version)
-        record = self.file.recall(ROUTER)
+        shipped = self._shipped(contents)
+        if route is not None and shipped is None:
+            shipped = route.router
+            if contents.fulltext is not None:
+                contents.fulltext.know(route.nodes)
+        record = shipped or self.file.recall(ROUTER)
         if record is None or not unpack(record, contents.trees):
             roots = together([tree.touch() for tree in contents.trees])
             run(contents.pages, roots, opening=True)
             record = None
         self._contents, self._pages = contents, pages
         self._saved = 0 if record is None else self._known()
+
+    def _route(self, version: Identity) -> Route | None:
+        """Read the sidecar, if it is of this version of the file."""
+        given, options = self._given
+        if not given:
+            return None
+        with closing(find_routes(given, self.file.url, options, self.stats)) as routes:
+            route = None
+            for route in routes:
+                if route.belongs_to(version, self.file):
+                    return route
+        if route is not None:
+            log.warning(
+                "%s: its sidecar is of another file or version, and is not used; make it anew "
+                "with streamfile route",
+                self.file.name,
+            )
+        return None
+
+    def _shipped(self, contents: Contents) -> bytes | None:
+        """Read the router that a file laid out for streaming has."""
+        if not contents.format.router_root:
+            return None
+        table = Table(contents.pages, contents.format.router_root)
+        rows = run(contents.pages, table.scan(most_pages=MOST_PAGES), opening=True)
+        match [values for _, values in rows]:
+            case [[bytes(router)], *others]:
+                match others:
+                    case [[bytes(nodes)]] if contents.fulltext is not None:
+                        contents.fulltext.know(unpack_blocks(nodes))
+                return router
+        return None
 
     def _run(self, walk: Callable[[Contents], Walk[T]]) -> T:
         contents = self._contents

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from streamfile._format import Format, VectorRows
+from streamfile._format import Format, VectorRows, lengths_in_row
 from streamfile._fulltext import Fulltext, count, phrase
 from streamfile._oov import BOW, EOW, ngrams
 from streamfile._stem import shrink_to_one, shrink_to_two, stem
@@ -22,6 +22,8 @@ MOST_NGRAMS = {6: 4, 5: 8, 4: 12}
 COMMON = 3  # n-grams of at most that size have long lists of documents
 SHORT_KEY = 6
 SMALL_TYPO = 4
+FEW = 8  # rows that are read without more ado
+LONGEST = 255  # characters, or more
 MOST_ROWS = 200  # beyond that, keys are read from the index
 
 SEARCH = (
@@ -52,6 +54,8 @@ class Source(Protocol):
     def index(self) -> Index: ...
     @property
     def fulltext(self) -> Fulltext | None: ...
+    @property
+    def lengths(self) -> Table | None: ...
 
 
 @dataclass(frozen=True)
@@ -229,6 +233,9 @@ class _Search:
         if len(counts) > TOPN:
             able = counts >= np.partition(counts, -TOPN)[-TOPN]
             documents, counts = documents[able], counts[able]
+        if len(counts) > FEW and self._source.lengths is not None:
+            able = yield from self._able(self._source.lengths, documents, counts)
+            documents, counts = documents[able], counts[able]
         keys = yield from self._keys(documents)
         ranked = [
             (-number, *self._order(keys[rowid]), rowid)
@@ -236,6 +243,17 @@ class _Search:
             if rowid in keys
         ]
         return [(rowid, keys[rowid]) for *_, rowid in sorted(ranked)[:TOPN]]
+
+    def _able(self, table: Table, documents: Ints, counts: Ints) -> Walk[npt.NDArray[np.bool_]]:
+        """Tell which rows can be among the best three, given how long their keys are."""
+        lengths = yield from read_lengths(table, documents)
+        # For a short key, those that are no longer than it are told apart by their characters.
+        alike = lengths <= (self._length or 0)
+        best = np.lexsort((documents, lengths, -counts))
+        best = best[~alike[best]][:TOPN]
+        able: npt.NDArray[np.bool_] = alike | (lengths == LONGEST)
+        able[best] = True
+        return able
 
     def _keys(self, rowids: Ints) -> Walk[dict[int, str]]:
         keys: dict[int, str] = {}
@@ -280,6 +298,27 @@ class _Search:
         sql = SEARCH.format(BEGINNING_AND_END if self._length is not None else "")
         rows = self._match(sql, [_text(value) for value in values])
         return [(rowid, key.decode("utf-8", "surrogateescape")) for rowid, key in rows]
+
+
+def read_lengths(table: Table, rowids: Ints) -> Walk[Ints]:
+    """Read how many characters the keys of rows have, at most 255.
+
+    Raises
+    ------
+    vfs.DatabaseError
+        The table does not have them.
+    """
+    step = lengths_in_row(table.layout.page_size)
+    numbers, places = (rowids - 1) // step + 1, (rowids - 1) % step
+    rows = yield from table.find(numbers)
+    if np.isin(numbers, rows.rowids).all():
+        which = np.searchsorted(rows.rowids, numbers)
+        begins = rows.starts[which] + rows.data[rows.starts[which]]  # behind a header so long
+        inside = begins + places < rows.starts[which] + rows.sizes[which]
+        if inside.all() and np.all(rows.data[begins - 1] % 2 == 0):  # the type of a blob
+            lengths: Ints = rows.data[begins + places].astype(np.int64)
+            return lengths
+    raise table.malformed(table.root, "not the lengths of all keys below it")
 
 
 def _thinned(grams: list[str], size: int) -> list[str]:

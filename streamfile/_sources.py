@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import logging
 import os
 import re
 from collections.abc import Mapping
@@ -13,13 +15,15 @@ from streamfile._download import download
 from streamfile._local import LocalReader
 from streamfile._reader import Reader
 from streamfile._remote import RemoteReader
-from streamfile.errors import ArgumentError, FormatError, PathError
+from streamfile.errors import ArgumentError, PathError
 from vfs import NotFoundError
+
+messages = logging.getLogger(__name__)
 
 PUBLISHED = "http://magnitude.plasticity.ai/"
 DOWNLOAD_DIR = "~/.magnitude/"
 SUFFIX = ".magnitude"
-CONVERTIBLE = (".txt", ".vec", ".bin", ".hdf5")
+CONVERTIBLE = (".txt", ".vec", ".bin", ".hdf5", ".gz")
 SHORT_NAME = re.compile(r"[^/\\:~.][^/\\:]*(/[^/\\:.][^/\\:]*)+")
 
 
@@ -29,13 +33,14 @@ def open_reader(
     stream: bool,
     stream_options: Mapping[str, Any] | None,
     remote_path: str | None,
+    route: str | os.PathLike[str] | bool,
     log: bool,
 ) -> Reader:
     """Open what a path, URL, or short name stands for.
 
     Parameters
     ----------
-    path, stream, stream_options, remote_path, log
+    path, stream, stream_options, remote_path, route, log
         See `streamfile.Magnitude`.
 
     Raises
@@ -53,9 +58,11 @@ def open_reader(
     local = not _is_url(path) and Path(path).exists()
     named = not local and SHORT_NAME.fullmatch(path) is not None and not _is_url(path)
     if stream:
-        return RemoteReader(model_url(path, remote_path) if named else path, **options)
-    if options:
-        raise ArgumentError("stream_options are given without stream=True")
+        url = model_url(path, remote_path) if named else path
+        return RemoteReader(url, route=route, **options)
+    if options or route:
+        given = "stream_options are" if options else "route is"
+        raise ArgumentError(f"{given} given without stream=True")
     if named or _is_url(path):
         try:
             return LocalReader(download_model(path, remote_path=remote_path, log=log))
@@ -68,10 +75,7 @@ def open_reader(
             "glove/light/glove.6B.50d"
         )
     if path.lower().endswith(CONVERTIBLE):
-        raise FormatError(
-            f"{path}: not a .magnitude file but one to be made into one by the converter, "
-            "streamfile convert, which this release does not have yet"
-        )
+        return LocalReader(_converted(Path(path), log=log))
     return LocalReader(path)
 
 
@@ -125,6 +129,25 @@ def download_model(
     target = Path(download_dir).expanduser() / re.sub(r"[/\\:]", "_", name)
     if not target.is_file():
         download(url, target, progress=log)
+    return str(target)
+
+
+def _converted(path: Path, *, log: bool) -> str:
+    """Convert a file, unless that was done since it was last changed."""
+    from streamfile._convert import convert  # which knows readers
+
+    about = path.stat()
+    facts = f"{path.resolve()}\0{about.st_size}\0{about.st_mtime_ns}"
+    digest = hashlib.sha256(facts.encode(errors="surrogateescape")).hexdigest()[:16]
+    target = Path(DOWNLOAD_DIR).expanduser() / f"{path.name}.{digest}{SUFFIX}"
+    if not target.is_file():
+        messages.warning(
+            "%s: not a .magnitude file; it is converted to %s, as streamfile convert does",
+            path,
+            target,
+        )
+        target.parent.mkdir(parents=True, exist_ok=True)
+        convert(path, target, log=log)
     return str(target)
 
 

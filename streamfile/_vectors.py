@@ -78,7 +78,12 @@ class Vectors:
             return {}
         return self._reader.find(keys, case_insensitive=self._case_insensitive)
 
-    def of_keys(self, keys: Sequence[Any], normalized: bool | None) -> Array:
+    def of_keys(
+        self,
+        keys: Sequence[Any],
+        normalized: bool | None,
+        known_rowids: dict[str, int] | None = None,
+    ) -> Array:
         """Give one vector a key.
 
         Parameters
@@ -87,6 +92,8 @@ class Vectors:
             Strings or numbers.
         normalized
             Whether of unit length, None for the usual.
+        known_rowids
+            What `find` gave for the strings, None to look them up.
 
         Returns
         -------
@@ -106,8 +113,12 @@ class Vectors:
         absent = dict.fromkeys(names)
         for name in known:
             del absent[name]
-        rowids = self.find([name for name in absent if isinstance(name, str)])
-        spelt = [name for name in absent if isinstance(name, str) and name not in rowids]
+        asked = [name for name in absent if isinstance(name, str)]
+        if known_rowids is None:
+            rowids = self.find(asked)
+        else:
+            rowids = {name: known_rowids[name] for name in asked}
+        spelt = [name for name in asked if name not in rowids]
         similar = self._similar(spelt)
         rows = self._reader.rows([*rowids.values(), *itertools.chain(*similar.values())])
         unit = self._choice(normalized)  # a first answer may have found another file

@@ -13,7 +13,7 @@ import lz4.frame
 import pytest
 
 import vfs
-from streamfile._blob import _Copy
+from streamfile._blob import _Copy, blob_size
 from streamfile._local import LocalReader
 from streamfile._remote import RemoteReader
 from streamfile.errors import FormatError
@@ -260,6 +260,34 @@ def test_processes_fetch_a_blob_together(elmo, weights, tmp_path):
     assert len(long) == len(set(long)) > 40
 
 
+PEAK = """
+import re, sys
+from pathlib import Path
+from streamfile._remote import RemoteReader
+
+def peak():
+    return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) << 10
+
+reader = RemoteReader(sys.argv[1], cache_dir=sys.argv[2], cache_size=128 << 20)
+reader.blob_file("magnitude_meta_2").close()
+before = peak()
+reader.blob_file("magnitude_meta_1").close()
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
+def test_memory_does_not_grow_with_a_blob(tmp_path):
+    size = 96 << 20
+    path = tmp_path / "f.magnitude"
+    meta = os.urandom(size), b"{}"
+    write_magnitude(path, ["a"], random_vectors(1, 12, 1), elmo=True, meta=meta)
+    with LoggingServer(tmp_path) as server:
+        command = [sys.executable, "-c", PEAK, server.url + path.name, str(tmp_path / "cache")]
+        told = subprocess.run(command, check=True, timeout=60, stdout=subprocess.PIPE, text=True)
+    assert int(told.stdout) < size // 2
+
+
 def test_an_interrupt_leaves_all_usable(elmo, weights, tmp_path):
     class Interrupting(LoggingServer):
         after = None
@@ -323,6 +351,24 @@ def test_says_what_it_needs_where_nothing_can_be_kept(elmo, tmp_path):
         reader.close()
 
 
+def test_says_what_a_frame_expands_to(tmp_path):
+    """As far as its header tells."""
+    content = os.urandom(1000) * 3000
+    told = lz4.frame.compress(content)
+    with_frame(tmp_path / "told", told)
+    with_frame(tmp_path / "silent", lz4.frame.compress(content, store_size=False))
+    with LoggingServer(tmp_path) as server:
+        own = {"cache_dir": tmp_path / "cache", "cache_size": 1 << 20}
+        reader = RemoteReader(server.url + "told", **own)
+        assert blob_size(reader, META) == len(content)
+        with pytest.raises(vfs.CacheSpaceError, match="needs 3,035,136 bytes"):  # whole blocks
+            reader.blob_file(META)
+        reader.close()
+        reader = RemoteReader(server.url + "silent", **own)
+        assert blob_size(reader, META) == len(told) - 8
+        reader.close()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -341,7 +387,7 @@ def test_refuses_a_damaged_frame_and_keeps_nothing(tmp_path, monkeypatch, cache,
     for _ in range(2):
         with pytest.raises(FormatError, match=message):
             LocalReader(str(path)).blob_file(META)
-        assert sum(entry.stat().st_size for entry in Path(cache, "files").iterdir()) < 1000
+        assert not kept(cache)
 
 
 def test_refuses_a_blob_that_the_file_cannot_hold_before_room_is_made(tmp_path, monkeypatch, cache):

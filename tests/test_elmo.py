@@ -2,15 +2,19 @@
 
 import json
 import multiprocessing
+import os
 import pickle
+import random
 import re
 import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import apsw
 import elmo_files as ef
+import h5py
 import lz4.frame
 import magnitude_files as mf
 import numpy as np
@@ -23,7 +27,6 @@ from streamfile.errors import ArgumentError, FormatError
 from vfs.errors import CacheSpaceError
 
 pytest.importorskip("torch")
-pytest.importorskip("h5py")
 
 from streamfile.elmo import Encoder
 
@@ -239,6 +242,21 @@ def test_a_stored_key_needs_no_model(opened, cache):
     assert not list(cache.glob("files/*"))
 
 
+def test_keys_by_themselves_are_looked_up_once(opened, stored, monkeypatch):
+    v, asked = opened(), []
+    find = v._reader.find
+
+    def spy(keys, **options):
+        asked.append(list(keys))
+        return find(keys, **options)
+
+    monkeypatch.setattr(v._reader, "find", spy)
+    got = mf.by_themselves(v, ["cat", 7, "zebra", "the", "cat"])
+    close(got[[0, 3, 4]], stored[False][[1, 0, 1]], atol=1e-6)
+    close(got[1], v.query(7), atol=0)
+    assert asked == [["cat", "zebra", "the"]]
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_a_key_outside_is_a_sentence_of_one_word(opened, encode, name):
     v = opened(name)
@@ -431,6 +449,8 @@ def test_concatenation_with_other_vectors(opened, encode):
     close(both.query("cat"), np.hstack([v.query("cat"), other.query("cat")]))
     expected = unit(both.query("cat")) @ unit(both.query("zebra"))
     assert both.similarity("cat", "zebra") == pytest.approx(expected, abs=1e-5)
+    with pytest.raises(ArgumentError, match=r"expected the vectors of one ELMo part; try v\.parts"):
+        both.unroll(both.query(SENTENCE))
 
 
 def test_concatenation_with_features(opened, encode):
@@ -591,6 +611,164 @@ def test_a_large_file_is_streamed(tmp_path):
         close(np.load(answer), sentence)
 
 
+CONTENT = """
+import re, sys
+from pathlib import Path
+import numpy as np
+from streamfile import Magnitude
+
+def memory(what):
+    return int(re.search(what + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) << 10
+
+texts = [line.split() for line in Path(sys.argv[2]).read_text().splitlines()]
+with Magnitude(sys.argv[1]) as v:
+    v.query(texts[:1200])
+    before = memory("VmRSS")
+    answer = v.query(texts)
+    print(memory("VmHWM") - before - answer.nbytes, answer.nbytes)
+    for at in range(0, len(texts), 700):
+        part = v.query(texts[at : at + 700])
+        np.testing.assert_allclose(answer[at : at + 700, : part.shape[1]], part, atol=1e-5, rtol=0)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
+def test_thousands_of_sentences_take_little_beside_their_answer(tmp_path):
+    """Memory holds some thousand tokens more; the vectors are those that pieces of the text get."""
+    dim = 1536
+    options, weights = ef.write_model(tmp_path, ef.options(projection_dim=dim // 6))
+    model = weights.read_bytes(), options.read_bytes()
+    path = mf.write_magnitude(
+        tmp_path / "none", [], np.zeros((0, dim), np.float32), elmo=True, meta=model
+    )
+    words, rng = mf.random_words(500, 1), random.Random(1)
+    texts = tmp_path / "texts"
+    texts.write_text("\n".join(" ".join(rng.choices(words, k=5)) for _ in range(3500)))
+    said = subprocess.run(
+        [sys.executable, "-c", CONTENT, str(path), str(texts)],
+        check=True,
+        timeout=60,
+        stdout=subprocess.PIPE,
+        text=True,
+    ).stdout
+    beyond, answer = map(int, said.split())
+    assert answer == 3500 * 5 * dim * 4
+    assert beyond < answer // 2
+
+
+def cost(v, task):
+    """Count waves, requests and bytes."""
+    with v.stats.measure() as used:
+        task()
+    return used.waves, used.requests, used.bytes
+
+
+@pytest.fixture(scope="module")
+def of_768_dimensions(folder, meta):
+    """A file in which a row nearly fills a page; give its name and 50 keys with their vectors."""
+    keys, vectors = mf.random_words(3000, 1), mf.random_vectors(3000, 768, 1)
+    mf.write_magnitude(folder / "768", keys, vectors, elmo=True, meta=meta)
+    places = random.Random(1).sample(range(3000), 50)
+    units = mf.decode(mf.quantize(vectors[places], 7)[0], 1.0, 7)[0]
+    return "768", [keys[place] for place in places], units
+
+
+@pytest.fixture(scope="module")
+def of_3072_dimensions(folder, model):
+    """The same of a file that has the rest of each row in a chain of pages."""
+    if why := why_no_wide_sqlite():
+        pytest.skip(why)
+    path = wide_sqlite().write_wide_magnitude(folder / "3072", 1500, 3072, 1, model[::-1])
+    rowids = random.Random(1).sample(range(1, 1497), 50)  # behind them, keys in other cases
+    rows = wide_sqlite().rows(path, rowids=rowids)
+    return "3072", rows.keys, mf.decode(rows.dims, 1.0, 7)[0]
+
+
+@pytest.mark.parametrize(
+    ("file", "opening", "first", "second"),
+    [
+        ("of_768_dimensions", (2, 2, 147456), (3, 31, 172032), (2, 26, 102401)),
+        ("of_3072_dimensions", (2, 2, 184320), (4, 53, 344064), (3, 51, 307201)),
+    ],
+)
+def test_what_stored_keys_cost(request, server, tmp_path, file, opening, first, second):
+    """Index, rows, the rest of long rows; for a later object the way is known, to be confirmed."""
+    name, keys, vectors = request.getfixturevalue(file)
+    own = {"cache_dir": tmp_path / "own", "cache_size": 64 * MIB}
+    some, others = slice(25), slice(25, 50)
+
+    def ask(v, part):
+        np.testing.assert_array_equal(
+            mf.by_themselves(v, keys[part], normalized=True), vectors[part]
+        )
+
+    def check(v):
+        assert keys[-1] in v
+        assert "not there" not in v
+
+    with Magnitude(server.url + name, stream=True, stream_options=own) as v:
+        assert (v.stats.waves, v.stats.requests, v.stats.bytes) == opening
+        assert cost(v, lambda: ask(v, some)) == first
+        assert opening[0] + first[0] <= 6
+        assert cost(v, lambda: ask(v, some)) == (0, 0, 0)
+        assert cost(v, lambda: check(v)) == (0, 0, 0)
+    with Magnitude(server.url + name, stream=True, stream_options=own) as v:
+        assert v.stats.requests == 0
+        assert cost(v, lambda: ask(v, others)) == second
+    with Magnitude(server.url + name, stream=True, stream_options=own) as v:
+        assert cost(v, lambda: ask(v, others)) == (1, 1, 1)
+        assert cost(v, lambda: check(v)) == (0, 0, 0)
+    with Magnitude(server.url + name, stream=True, stream_options={"cache_size": 0}) as v:
+        assert cost(v, lambda: check(v)) == (2, 2, 8192)
+
+
+TREES = 20
+
+
+@pytest.fixture(scope="module")
+def heavy(folder, files, meta):
+    """A file with 500 words and an index of approximate neighbours; give the words and vectors."""
+    annoy = pytest.importorskip("annoy")
+    keys, vectors = mf.random_words(500, 1), mf.random_vectors(500, DIM, 1)
+    path = mf.write_magnitude(folder / "heavy", keys, vectors, elmo=True, meta=meta)
+    units = mf.decode(mf.quantize(vectors, 7)[0], 1.0, 7)[0]
+    index = annoy.AnnoyIndex(DIM, "angular")
+    for place, vector in enumerate(units):
+        index.add_item(place, vector.tolist())
+    index.build(TREES, 1)
+    index.save(str(folder / "index"))
+    frame = lz4.frame.compress((folder / "index").read_bytes())
+    connection = apsw.Connection(str(path))
+    connection.execute("CREATE TABLE magnitude_approx (trees INTEGER, index_file BLOB)")
+    connection.execute("INSERT INTO magnitude_approx VALUES (?, ?)", (TREES, frame))
+    for key, value in (("approx", 1), ("approx_trees", TREES)):
+        connection.execute("UPDATE magnitude_format SET value = ? WHERE key = ?", (value, key))
+    connection.close()
+    files["heavy"] = path
+    return keys, units
+
+
+def test_most_similar_approx(opened, heavy, encode):
+    """By a stored key, by a word of which only the model knows, by a vector in its context."""
+    keys, units = heavy
+    v = opened("heavy")
+    for asked, target in [
+        (keys[7], units[7]),
+        ("not there", encode(["not there"])[0]),
+        (v.query(SENTENCE)[2], encode(SENTENCE)[2]),
+    ]:
+        got = v.most_similar_approx(asked, topn=20)
+        cosines = dict(zip(keys, (units @ unit(target)).tolist(), strict=True))
+        if isinstance(asked, str):
+            cosines.pop(asked, None)
+        best = sorted(cosines, key=cosines.get, reverse=True)[:20]
+        assert [similarity for _, similarity in got] == pytest.approx(
+            [cosines[key] for key, _ in got], abs=1e-5
+        )
+        assert len({key for key, _ in got} & set(best)) >= 18
+        assert got[0][0] == best[0]
+
+
 def fetched(server, content, begin=0):
     """Count how often each byte of a file was asked for."""
     times = np.zeros(len(content), int)
@@ -622,6 +800,9 @@ def bad(tmp_path, folder, files, opened, request):
     return open_it
 
 
+UNUSABLE = r"-\d+: its ELMo model cannot be used; get the file again"
+
+
 @pytest.mark.parametrize("dim", [DIM - 6, DIM + 1, 3 * DIM])
 def test_a_model_of_other_dimensions(bad, meta, dim):
     v = bad(
@@ -642,7 +823,7 @@ def test_a_model_of_other_dimensions(bad, meta, dim):
 def test_options_that_are_none(bad, meta, given, options):
     v = bad(lambda path: mf.write_magnitude(path, KEYS, given, elmo=True, meta=(meta[0], options)))
     for _ in range(2):
-        with pytest.raises(FormatError):
+        with pytest.raises(FormatError, match=UNUSABLE):
             v.query(SENTENCE)
     assert v.query("cat").shape == (DIM,)
 
@@ -655,7 +836,26 @@ def test_options_that_are_none(bad, meta, given, options):
 def test_weights_that_are_none(bad, meta, given, weights):
     model = weights(meta[0]), meta[1]
     v = bad(lambda path: mf.write_magnitude(path, KEYS, given, elmo=True, meta=model))
-    with pytest.raises(FormatError):
+    with pytest.raises(FormatError, match=UNUSABLE):
+        v.query(SENTENCE)
+
+
+def test_the_options_of_another_model(bad, meta, given):
+    model = meta[0], json.dumps(ef.options(dim=32)).encode()
+    v = bad(lambda path: mf.write_magnitude(path, KEYS, given, elmo=True, meta=model))
+    with pytest.raises(FormatError, match=UNUSABLE + r".*W_0 must be of shape \(16, 128\)"):
+        v.query(SENTENCE)
+
+
+def test_a_missing_dataset(bad, model, given, tmp_path):
+    options, weights = model
+    changed = tmp_path / "weights"
+    changed.write_bytes(weights.read_bytes())
+    with h5py.File(changed, "a") as file:
+        del file["CNN_proj/W_proj"]
+    meta = changed.read_bytes(), options.read_bytes()
+    v = bad(lambda path: mf.write_magnitude(path, KEYS, given, elmo=True, meta=meta))
+    with pytest.raises(FormatError, match=UNUSABLE + ".*dataset CNN_proj/W_proj is missing"):
         v.query(SENTENCE)
 
 
@@ -681,26 +881,127 @@ def test_a_damaged_frame(bad, meta, given, change):
     assert v.query("cat").shape == (DIM,)
 
 
-def test_no_cache_at_all(server, meta):
-    own = {"cache_size": 0}
-    with Magnitude(server.url + "words", stream=True, stream_options=own) as v:
-        with pytest.raises(CacheSpaceError, match="cache_size"):
-            v.query(SENTENCE)
-        assert v.query("cat").shape == (DIM,)
-
-
-def test_a_cache_that_is_too_small(server, folder, tmp_path, given):
-    options, weights = ef.write_model(tmp_path, ef.options(dim=1024))
+@pytest.fixture(scope="module")
+def larger(tmp_path_factory, folder, files, given):
+    """A file with more than a megabyte of weights; give their bytes, and the model."""
+    options, weights = ef.write_model(tmp_path_factory.mktemp("larger"), ef.options(dim=1024))
     model = weights.read_bytes(), options.read_bytes()
-    mf.write_magnitude(folder / "larger", KEYS, given, elmo=True, meta=model)
-    own = {"cache_dir": tmp_path / "small", "cache_size": 600_000}
+    files["larger"] = mf.write_magnitude(folder / "larger", KEYS, given, elmo=True, meta=model)
+    return len(model[0]), Encoder(options, weights)
+
+
+def told_size(failure):
+    """Read what an error says that the model needs."""
+    asked = re.search(r"needs a cache_size of ([\d,]+) bytes in all", str(failure.value))
+    return int(asked[1].replace(",", ""))
+
+
+@pytest.mark.parametrize("cap", [0, 266_240, 600_000])
+def test_a_cache_that_is_too_small_for_the_model(server, larger, tmp_path, cap):
+    """What the error asks for is enough."""
+    size, encoder = larger
+    own = {"cache_dir": tmp_path / "small", "cache_size": cap}
     with Magnitude(server.url + "larger", stream=True, stream_options=own) as v:
         with v.stats.measure() as used, pytest.raises(CacheSpaceError) as failure:
             v.query(SENTENCE)
-        assert used.bytes < 300_000 < len(model[0]) / 4
-        needed = re.search(r"needs ([\d,]+) bytes .* cap of 600,000 bytes", str(failure.value))
-        assert int(needed[1].replace(",", "")) >= len(lz4.frame.compress(model[0]))
+        assert used.bytes < 300_000 < size / 4
+        assert not list(tmp_path.glob("small/files/*.*"))
         assert v.query("cat").shape == (DIM,)
+    assert size < told_size(failure) < size + 3 * MIB
+    own["cache_size"] = told_size(failure)
+    with Magnitude(server.url + "larger", stream=True, stream_options=own) as v:
+        close(v.query(SENTENCE), next(iter(encoder.embed([SENTENCE]))))
+
+
+@pytest.fixture
+def unpromised(larger, folder, files):
+    """The same file with a frame that does not tell the size of its content."""
+    path = folder / "unpromised"
+    path.write_bytes(files["larger"].read_bytes())
+    changed_frame(
+        path, lambda frame: lz4.frame.compress(lz4.frame.decompress(frame), store_size=False)
+    )
+    files["unpromised"] = path
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small file system")
+@pytest.mark.parametrize("name", ["larger", "unpromised"])
+def test_a_full_disk(opened, larger, unpromised, cache, monkeypatch, name):
+    """At once where the frame tells its size, in the middle where it does not."""
+    size, encoder = larger
+    monkeypatch.setenv("STREAMFILE_CACHE_SIZE", str(64 * MIB))
+    monkeypatch.setattr("streamfile._blob.GROW", 100_000)
+    cache.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size + 100_000}", "tmpfs", str(cache)]
+    if subprocess.run(mount, stderr=subprocess.DEVNULL).returncode:
+        pytest.skip("mounting is not allowed here")
+    try:
+        (cache / "other").write_bytes(bytes(200_000))
+        v = opened(name)
+        for _ in range(2):
+            with pytest.raises(CacheSpaceError, match=r"is full \(.*No space left") as failure:
+                v.query(SENTENCE)
+            # The options, which did fit.
+            assert [path.stat().st_size < 1000 for path in cache.glob("files/*")] == [True]
+            assert v.query("cat").shape == (DIM,)
+        assert 0.99 * size < told_size(failure) < size + 3 * MIB
+        grow = ["mount", "-o", f"remount,size={told_size(failure) + 300_000}", str(cache)]
+        subprocess.run(grow, check=True)
+        close(v.query(SENTENCE), next(iter(encoder.embed([SENTENCE]))))
+        v.close()
+    finally:
+        subprocess.run(["umount", "--lazy", str(cache)], check=True)
+
+
+LIMITED = """
+import os, resource, sys
+from streamfile import Magnitude
+from vfs.errors import CacheSpaceError
+with Magnitude(sys.argv[1], stream=True) as v:
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (700_000, usual[1]))
+    try:
+        v.query(["the"])
+    except CacheSpaceError as failure:
+        print("File too large" in str(failure), "needs a cache_size of" in str(failure))
+    print(len(os.listdir(os.environ["STREAMFILE_CACHE_DIR"] + "/files")))
+    resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+    print(*v.query(["the"]).shape)
+"""
+
+
+def test_weights_larger_than_a_file_may_be(server, larger, monkeypatch):
+    monkeypatch.setenv("STREAMFILE_CACHE_SIZE", str(64 * MIB))
+    said = subprocess.run(
+        [sys.executable, "-c", LIMITED, server.url + "larger"],
+        check=True,
+        timeout=60,
+        stdout=subprocess.PIPE,
+        text=True,
+    ).stdout
+    assert said.split("\n") == ["True True", "1", f"1 {DIM}", ""]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"precision": "int8"}, "one of float32, bfloat16, not 'int8'"),
+        ({"backend": "keras"}, "one of torch, allennlp, not 'keras'"),
+        ({"backend": "allennlp", "precision": "bfloat16"}, "float32 only, not bfloat16"),
+        ({"devices": 0}, r"the numbers of GPUs, such as \[0\].* not 0"),
+        ({"devices": "cuda"}, "not 'cuda'"),
+    ],
+)
+def test_what_a_model_cannot_be_computed_with_is_refused_at_opening(files, options, message):
+    with pytest.raises(ArgumentError, match=message):
+        Magnitude(files["words"], **options)
+
+
+def test_a_gpu_that_is_not_there_is_missed_before_anything_is_fetched(server, larger):
+    with Magnitude(server.url + "larger", stream=True, devices=[99]) as v:
+        with v.stats.measure() as used, pytest.raises(ArgumentError, match=r"devices=\[99\], but"):
+            v.query(SENTENCE)
+        assert used.requests == 0
 
 
 WITHOUT_TORCH = """

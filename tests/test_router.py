@@ -1,10 +1,22 @@
 import random
+import struct
+import tracemalloc
+from types import SimpleNamespace
 
 import apsw
 import numpy as np
 import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
 import vfs
+from vfs._columns import column, compress, rising_column, runs
+from vfs._index import Cell, IndexNode
+from vfs._packed_cells import MOST_CELLS
+from vfs._router import FACTS, MOST_CHILDREN, MOST_NODES
+from vfs._table import TableNode
+
+PAGE_COUNT = 5000
 
 
 class Counting:
@@ -175,3 +187,364 @@ def test_the_pages_of_many_leaves_pack_small(tmp_path):
     leaves = sum(len(node.children) for node in table.interior.values()) - len(table.interior) + 1
     assert leaves >= 10_000
     assert len(vfs.pack([table])) < len(table.interior) * 512 / 20
+
+
+def blank(kind, *, page_size=512, page_count=PAGE_COUNT):
+    """Give a tree of which nothing is known, in a file that nothing is read from."""
+    header = bytearray(100)
+    header[:16] = b"SQLite format 3\0"
+    struct.pack_into(">H", header, 16, page_size)
+    layout = vfs.Layout("synthetic", bytes(header), page_count * page_size)
+    pages = SimpleNamespace(name="synthetic", layout=layout)
+    if kind is vfs.Table:
+        return vfs.Table(pages, 2)
+    return vfs.Index(pages, 2, fold=vfs.nocase)
+
+
+def spelled(tree):
+    """Give what a tree knows in plain values."""
+    return tree.depth, {
+        number: (
+            node.children.tolist(),
+            node.keys.tolist() if isinstance(node, TableNode) else list(node.cells),
+        )
+        for number, node in tree.interior.items()
+    }
+
+
+integers = st.integers(-(2**63), 2**63 - 1)
+row_ids = st.one_of(
+    st.lists(integers, unique=True).map(sorted),
+    st.builds(
+        lambda first, steps: (first + np.cumsum(steps, dtype=np.int64)).tolist(),
+        st.integers(-1000, 10**6),
+        st.lists(st.integers(1, 3), max_size=300),
+    ),
+)
+keys = st.one_of(st.binary(max_size=120), st.text("abAB_", max_size=9).map(str.encode))
+records = st.one_of(
+    st.builds(
+        lambda key, rowid: bytes([3, 13 + 2 * len(key) & 0x7F, 3]) + key + rowid.to_bytes(3, "big"),
+        keys,
+        st.integers(0, 2**24 - 1),
+    ),
+    st.binary(min_size=3, max_size=90),
+)
+
+
+@st.composite
+def trees(draw):
+    tree = blank(draw(st.sampled_from([vfs.Table, vfs.Index])))
+    tree.depth = draw(st.none() | st.integers(0, 19))
+    for number in draw(st.lists(st.integers(1, PAGE_COUNT), unique=True, max_size=6)):
+        if isinstance(tree, vfs.Table):
+            between = np.array(draw(row_ids), np.int64)
+        else:
+            between = draw(cells(tree))
+        start = draw(st.integers(1, PAGE_COUNT))
+        children = (start + np.arange(len(between) + 1)) % PAGE_COUNT + 1
+        if draw(st.booleans()):
+            children = np.array(draw(st.permutations(children.tolist())))
+        assume(number not in children)
+        node = TableNode if isinstance(tree, vfs.Table) else IndexNode
+        tree.interior[number] = node(between, children.astype(np.int64))
+    return tree
+
+
+@st.composite
+def cells(draw, tree):
+    drawn, room = [], tree.layout.usable
+    for record in draw(st.lists(records)):
+        size = draw(st.just(len(record)) | st.integers(3, 2**62))
+        local = int(tree.local_size(np.array([size]))[0])
+        overflow = draw(st.integers(1, PAGE_COUNT)) if local < size else 0
+        room -= local
+        if room < 0:
+            break
+        drawn.append(Cell((record * local)[:local], size, overflow))
+    return drawn
+
+
+@settings(max_examples=100, deadline=None)
+@given(known=st.lists(trees(), max_size=4))
+def test_any_nodes_come_back_as_they_were(known):
+    again = [blank(type(tree)) for tree in known]
+    record = vfs.pack(known)
+    assert vfs.unpack(record, again)
+    assert list(map(spelled, again)) == list(map(spelled, known))
+    assert vfs.pack(again) == record
+
+
+@settings(max_examples=100, deadline=None)
+@given(whole=trees(), data=st.data())
+def test_what_is_known_so_far_is_packed_and_the_rest_learned_later(whole, data):
+    first, second = blank(type(whole)), blank(type(whole))
+    for number, node in whole.interior.items():
+        (first if data.draw(st.booleans()) else second).interior[number] = node
+    both = blank(type(whole))
+    both.depth = whole.depth
+    for part in (first, second):
+        assert vfs.unpack(vfs.pack([part]), [both])
+    assert spelled(both) == spelled(whole)
+
+
+def test_a_node_is_made_once_and_learned_ones_stand_beside_it(database):
+    explored, (pages, trees) = database.explored(), database.open()
+    assert vfs.unpack(vfs.pack(explored), trees)
+    for tree, before in zip(trees, explored, strict=True):
+        interior, count = tree.interior, len(before.interior)
+        assert tree.root in interior
+        assert 0 not in interior
+        assert interior.get(0) is None
+        assert interior[tree.root] is interior[tree.root] is interior.get(tree.root)
+        assert tree.learn(tree.root, pages.pages.read([tree.root])[tree.root])
+        assert len(interior) == len(list(interior)) == count
+        node = interior[tree.root]
+        interior[0] = node
+        assert interior[0] is node
+        assert len(interior) == count + 1
+        del interior[0]
+        assert 0 not in interior
+
+
+def test_pages_may_be_learned_while_others_are_gone_through(database):
+    explored, (_, trees) = database.explored(), database.open()
+    assert vfs.unpack(vfs.pack(explored), trees)
+    interior = trees[0].interior
+    for number in interior:
+        interior[number + 10**6] = interior[number]
+    assert len(interior) == 2 * len(explored[0].interior)
+
+
+def large_table(leaves, *, children=400):
+    table = blank(vfs.Table, page_size=4096, page_count=2 * leaves)
+    first, level = 3 + leaves, np.arange(3, 3 + leaves)
+    last = 3 * np.arange(1, leaves + 1)
+    table.depth = 0
+    while len(level) > 1:
+        begins = range(0, len(level), children)
+        for number, begin in enumerate(begins, first):
+            share = slice(begin, begin + children)
+            table.interior[number] = TableNode(last[share][:-1], level[share])
+        last = np.append(last[children - 1 : -1 : children], last[-1])
+        level = np.arange(first, first + len(begins))
+        first, table.depth = first + len(begins), table.depth + 1
+    table.root = int(level[0])
+    return table
+
+
+def test_a_million_leaves_in_rows_take_a_kilobyte():
+    table = large_table(10**6)
+    record = vfs.pack([table])
+    assert len(record) < 1000
+    again = blank(vfs.Table, page_size=4096, page_count=2 * 10**6)
+    again.root = table.root
+    tracemalloc.start()
+    assert vfs.unpack(record, [again])
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 40 * 10**6
+    assert again.unknown() == []
+    leaves = vfs.run(None, again.leaves(3 * 10**6))
+    assert leaves.tolist() == list(range(3, 3 + 10**6))
+    assert spelled(again) == spelled(table)
+
+
+def refused(tree, **size):
+    again = blank(type(tree), **size)
+    assert not vfs.unpack(vfs.pack([tree]), [again])
+    assert again.interior == {}
+    assert again.depth is None
+    return True
+
+
+@pytest.mark.parametrize("kind", [vfs.Table, vfs.Index])
+@pytest.mark.parametrize(
+    "children",
+    [
+        [7, 8, 7],
+        [7, 7, 8],
+        [8, 9, 10, 8],
+        [0, 1, 3],
+        [-1, 1, 3],
+        [4, 5, PAGE_COUNT + 1],
+        [2**32, 4, 5],
+        [4, 9],
+    ],
+)
+def test_children_that_cannot_be_are_refused(kind, children):
+    for others in ([], [11, 12, 13]):
+        tree = blank(kind)
+        for number, below in ((9, children), (4900, others)):
+            if below:
+                array = np.array(below, np.int64)
+                between = np.arange(len(array) - 1)
+                cells = [Cell(b"\3\1\1", 3, 0)] * len(between)
+                node = TableNode(between, array) if kind is vfs.Table else IndexNode(cells, array)
+                tree.interior[number] = node
+        if children == [4, 9]:
+            assert refused(tree)
+            moved = tree.interior.pop(9)
+            tree.interior[10] = moved
+            assert vfs.unpack(vfs.pack([tree]), [blank(kind)])
+        else:
+            assert refused(tree)
+
+
+@pytest.mark.parametrize("keys", [[5, 5], [5, 4], [1, 2, 3, 3], [1, 2**63 - 1, -(2**63)]])
+def test_row_ids_out_of_order_are_refused(keys):
+    table = blank(vfs.Table)
+    table.interior[5] = TableNode(np.array([9]), np.array([30, 31]))
+    table.interior[6] = TableNode(np.array(keys), np.arange(40, 41 + len(keys)))
+    assert refused(table)
+    table.interior[6] = TableNode(np.array([1, 2]), np.arange(40, 43))
+    assert vfs.unpack(vfs.pack([table]), [blank(vfs.Table)])
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        Cell(b"\3\1", 2, 0),
+        Cell(b"\3\1\1", -3, 0),
+        Cell(b"\3\1\1\1", 5, 0),
+        Cell(b"\3\1\1\1", 4, 1),
+        Cell(bytes(90), 9000, 0),
+        Cell(bytes(102), 9000, 4),
+        Cell(bytes(39), 9000, PAGE_COUNT + 1),
+    ],
+)
+def test_cells_that_cannot_be_are_refused(cell):
+    index = blank(vfs.Index)
+    sound = Cell(b"\3\1\1\1", 4, 0)
+    for cells in ([sound, cell], [cell, sound], [cell]):
+        index.interior[5] = IndexNode(cells, np.arange(30, 31 + len(cells)))
+        assert refused(index)
+    index.interior[5] = IndexNode([sound], np.arange(30, 32))
+    assert vfs.unpack(vfs.pack([index]), [blank(vfs.Index)])
+
+
+def test_cells_larger_than_their_page_are_refused():
+    index = blank(vfs.Index)
+    most = 512 // 64
+    for count, fits in ((most, True), (most + 1, False)):
+        cells = [Cell(bytes(64), 64, 0)] * count
+        index.interior[5] = IndexNode(cells, np.arange(30, 31 + count))
+        assert vfs.unpack(vfs.pack([index]), [blank(vfs.Index)]) == fits
+
+
+def crafted(tree, count, total, *fields):
+    facts = [tree.root, tree.interior_type, tree.layout.page_size]
+    return compress([FACTS.pack(*facts, 1, count, total), *fields])
+
+
+def index_columns(cells, **changes):
+    """Give columns of so many cells of three bytes each, with some of them changed."""
+    names = ["sizes", "overflows", "heads", "tails", "head", "tail", "shared"]
+    columns = dict.fromkeys(names, 0) | {"sizes": 3, "heads": 3, "head": 0x30101 - (3 << 9)}
+    columns = {name: np.full(cells, value) for name, value in (columns | changes).items()}
+    own = columns["sizes"] - columns["heads"] - columns["tails"] - columns["shared"]
+    return [*map(column, columns.values()), bytes(max(int(own.sum()), 0))]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"heads": 8, "sizes": 12, "head": 1 - (12 << 9)},
+        {"heads": -1, "head": -(3 << 9)},
+        {"tails": -1},
+        {"heads": 2},
+        {"heads": 4},
+        {"heads": [4, 2], "head": 1 - (3 << 9)},
+        {"head": -1 - (3 << 9)},
+        {"tail": 1},
+        {"tails": 1},
+        {"shared": 1},
+        {"shared": -1},
+        {"heads": 0, "head": -(3 << 9), "shared": 3},
+        {"heads": 0, "head": -(3 << 9), "shared": [0, 3]},  # of the page before
+        {"sizes": 2, "head": 0x30101 - (2 << 9)},
+        {"overflows": -1},
+    ],
+)
+def test_columns_of_cells_that_contradict_each_other_are_refused(changes):
+    index = blank(vfs.Index)
+    for cells in (1, 2):
+        counts = [2] * cells
+        below = [np.array([30, 31]), np.array([32, 33])][:cells]
+        pages = [rising_column([5, 6][:cells]), column(counts), *runs(below)]
+        sound = crafted(index, cells, sum(counts), *pages, *index_columns(cells))
+        assert vfs.unpack(sound, [blank(vfs.Index)])
+        if cells == 1 and any(isinstance(change, list) for change in changes.values()):
+            continue
+        record = crafted(index, cells, sum(counts), *pages, *index_columns(cells, **changes))
+        assert not vfs.unpack(record, [index])
+        assert index.interior == {}
+
+
+def table_record(table, numbers, counts, *, total=None):
+    """Pack pages with so many children each."""
+    first = np.cumsum([30, *counts])[:-1]
+    below = [np.arange(at, at + max(count, 0)) for at, count in zip(first, counts, strict=True)]
+    between = [array[1:] for array in below]
+    fields = [rising_column(numbers), column(counts), *runs(below), *runs(between)]
+    return crafted(table, len(numbers), sum(counts) if total is None else total, *fields)
+
+
+def test_pages_that_contradict_each_other_are_refused():
+    table = blank(vfs.Table)
+    assert vfs.unpack(table_record(table, [5, 6], [2, 3]), [blank(vfs.Table)])
+    for numbers, counts, total in [
+        ([6, 6], [1, 2], None),
+        ([6, 5], [1, 2], None),
+        ([5, 6], [3, 0], None),
+        ([5, 6], [4, -1], None),
+        ([5, 6], [2, 3], 6),
+        ([5, 6], [2, 3], 4),
+    ]:
+        assert not vfs.unpack(table_record(table, numbers, counts, total=total), [table])
+        assert table.interior == {}
+    for depth in (-2, 20):
+        other = blank(vfs.Table)
+        other.depth = depth
+        assert not vfs.unpack(vfs.pack([other]), [table])
+
+
+def test_integers_of_more_than_eight_bytes_are_refused():
+    table = blank(vfs.Table)
+    fields = [column([1]), *runs([np.array([30])]), *runs([])]
+    for width, fits in ((8, True), (9, False)):
+        number = struct.pack("<qB", 5, width) + bytes(width)
+        assert vfs.unpack(crafted(table, 1, 1, number, *fields), [blank(vfs.Table)]) == fits
+
+
+def test_more_than_a_file_can_have_is_refused_without_room_for_it():
+    table = blank(vfs.Table, page_count=2**31)
+    index = blank(vfs.Index, page_count=2**31)
+    numbers = np.arange(2**30, 2**30 + MOST_NODES + 1)
+    many, few = np.ones(MOST_NODES + 1, int), np.full(MOST_CELLS // 64 + 1, 65)
+    for tree, record in [
+        (table, table_record(table, numbers, many)),
+        (table, table_record(table, [2**30], [MOST_CHILDREN + 1])),
+        (table, crafted(table, 1, 2**62, rising_column([5]), column([2**62]), bytes(99))),
+        (table, crafted(table, 4, 0, rising_column([5, 6, 7, 8]), column([2**62] * 4), bytes(99))),
+        (table, crafted(table, -1, 0, bytes(99))),
+        (table, crafted(table, 0, -1, bytes(99))),
+        (
+            index,
+            crafted(
+                index,
+                len(few),
+                int(few.sum()),
+                rising_column(numbers[: len(few)]),
+                column(few),
+                *runs(np.split(np.arange(10, 10 + few.sum()), len(few))),
+                *index_columns(int(few.sum()) - len(few)),
+            ),
+        ),
+    ]:
+        tracemalloc.start()
+        assert not vfs.unpack(record, [tree])
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert tree.interior == {}
+        assert peak < 64 << 20

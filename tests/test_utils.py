@@ -384,12 +384,29 @@ def test_what_is_no_short_name_is_a_local_path(remote, name):
     assert not remote.log
 
 
-@pytest.mark.parametrize("suffix", [".txt", ".vec", ".bin", ".hdf5", ".TXT"])
-def test_other_formats_want_the_converter(tmp_path, suffix):
+@pytest.mark.parametrize("suffix", [".txt", ".vec", ".TXT", ".bin"])
+def test_other_formats_are_converted_once(tmp_path, caplog, suffix):
     path = tmp_path / f"vectors{suffix}"
-    path.write_text("a 1 2 3\n")
-    with pytest.raises(FormatError, match="converter, streamfile convert"):
+    binary = b"2 3\na " + np.float32([3, 0, 4]).tobytes() + b"b " + np.float32([1, 2, 2]).tobytes()
+    path.write_bytes(binary if suffix == ".bin" else b"a 3 0 4\nb 1 2 2\n")
+    for _ in range(2):
+        with Magnitude(path) as v:
+            assert v.query("a").tolist() == np.float32([0.6, 0, 0.8]).tolist()
+    assert [record.message.count("streamfile convert") for record in caplog.records] == [1]
+    (converted,) = names(tmp_path / "home" / ".magnitude")
+    path.write_bytes(path.read_bytes().replace(b"b ", b"c "))
+    with Magnitude(path) as v:
+        assert "c" in v
+    assert len(names(tmp_path / "home" / ".magnitude")) == 2
+    assert converted in names(tmp_path / "home" / ".magnitude")
+
+
+def test_what_cannot_be_converted_leaves_nothing(tmp_path):
+    path = tmp_path / "vectors.txt"
+    path.write_text("a 3 0 4\nb 1 2 3\nc 1\n")
+    with pytest.raises(FormatError, match="line 3"):
         Magnitude(path)
+    assert names(tmp_path / "home" / ".magnitude") == []
 
 
 # Batches and classes

@@ -3,6 +3,7 @@
 `open` gives the bytes of a file by range, `connect` an ordinary read-only SQLite connection.
 Below them, `Table` and `Index` take many keys down a SQLite b-tree together, one wave of parallel
 requests a level.
+`DatabaseWriter` writes such databases page by page.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Any
 
 from vfs._cache import default_kept_files
 from vfs._chain import BEGINNING, Blob, BlobPiece, BlobTable, Place, blob_ranges, read_blobs
+from vfs._encode import encode_record, encode_varint
 from vfs._file import RemoteFile
 from vfs._identity import Identity, local_name
 from vfs._index import Index, nocase
@@ -27,7 +29,9 @@ from vfs._sweep import read_keys
 from vfs._table import Rows, Table
 from vfs._tree import VisitedMany
 from vfs._walk import Walk, run, together
+from vfs._whole import is_index, read_entries, read_rows, survey
 from vfs._workers import Workers
+from vfs._writer import DatabaseWriter
 from vfs.errors import (
     AccessError,
     BudgetError,
@@ -60,6 +64,7 @@ __all__ = [
     "ConnectError",
     "Counters",
     "DatabaseError",
+    "DatabaseWriter",
     "DeadlineError",
     "FileChangedError",
     "Identity",
@@ -94,15 +99,21 @@ __all__ = [
     "connect_to",
     "decode_record",
     "default_kept_files",
+    "encode_record",
+    "encode_varint",
     "file_of",
+    "is_index",
     "local_name",
     "nocase",
     "open",
     "pack",
     "read_blobs",
+    "read_entries",
     "read_keys",
+    "read_rows",
     "read_varints",
     "run",
+    "survey",
     "together",
     "unpack",
 ]

@@ -85,23 +85,40 @@ class BlobTable(Table):
         DatabaseError
             Another value in the column, or more than 256 pages.
         """
-        data, base, cells = yield from self._all_cells(MOST_PAGES, Visited(self.name))
-        rowids, at, sizes, local = self._locate(data, base, cells)
-        if np.any(rowids[1:] <= rowids[:-1]):
-            raise self.malformed(self.root, "row ids out of order below it")
         found: list[Blob] = []
-        for start, size, inside in zip(at.tolist(), sizes.tolist(), local.tolist(), strict=True):
-            cell = data[start : start + inside + 4].tobytes()
-            head = cell[:inside]
+        for _, (head, size, overflow) in (yield from self.records()):
             try:
                 begin, length = _find(head, column)
             except (IndexError, DatabaseError):
                 raise self.malformed(self.root, "a damaged record below it") from None
-            if begin < 0 or begin > inside or begin + length > size:
+            if begin < 0 or begin > len(head) or begin + length > size:
                 raise self.malformed(self.root, f"a row without a blob in column {column} below it")
-            overflows = begin + length > inside
-            overflow = int.from_bytes(cell[inside:], "big") if overflows else 0
-            found.append(Blob(head[begin : begin + length], length, overflow))
+            spilt = begin + length > len(head)
+            found.append(Blob(head[begin : begin + length], length, overflow if spilt else 0))
+        return found
+
+    def records(self) -> Walk[list[tuple[int, Blob]]]:
+        """Find all records, without their overflow pages, each as if it were a blob.
+
+        Returns
+        -------
+        list of (row id, Blob)
+            In the order of row ids.
+
+        Raises
+        ------
+        DatabaseError
+            More than 256 pages.
+        """
+        data, base, cells = yield from self._all_cells(MOST_PAGES, Visited(self.name))
+        rowids, at, sizes, local = self._locate(data, base, cells)
+        if np.any(rowids[1:] <= rowids[:-1]):
+            raise self.malformed(self.root, "row ids out of order below it")
+        found: list[tuple[int, Blob]] = []
+        for row, start, size, inside in np.stack([rowids, at, sizes, local], 1).tolist():
+            cell = data[start : start + inside + 4].tobytes()
+            overflow = int.from_bytes(cell[inside:], "big") if inside < size else 0
+            found.append((row, Blob(cell[:inside], size, overflow)))
         return found
 
 

@@ -117,8 +117,8 @@ class KeptFiles:
             if full:
                 raise CacheSpaceError(
                     f"the disk of {os.fspath(self._files)!r} is full ({failure}): a file of "
-                    f"{part.size:,} bytes was being kept there; free space, or name a directory "
-                    "on another disk by the option cache_dir or STREAMFILE_CACHE_DIR"
+                    f"{max(size, part.size):,} bytes was being kept there; free space, or name a "
+                    "directory on another disk by the option cache_dir or STREAMFILE_CACHE_DIR"
                 ) from failure
             raise
         except BaseException:

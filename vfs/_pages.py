@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -97,6 +97,8 @@ class RemotePages:
     ----------
     file
         Read from; it may be shared.
+    known
+        Pages that came from elsewhere.
 
     Attributes
     ----------
@@ -109,8 +111,9 @@ class RemotePages:
         See `Layout`.
     """
 
-    def __init__(self, file: RemoteFile) -> None:
+    def __init__(self, file: RemoteFile, *, known: Mapping[int, bytes] | None = None) -> None:
         self.file = file
+        self._known = known or {}
         self.name = file.name
         header = file.cached(0, 100)
         if header is None:
@@ -168,6 +171,8 @@ class RemotePages:
     def cached(self, number: int) -> Page | None:
         """Give a page if it is in the cache."""
         size = self.layout.page_size
+        if len(self._known.get(number, b"")) == size:
+            return self._known[number]
         return self.file.cached((number - 1) * size, size)
 
     def block(self, numbers: Ints) -> tuple[Bytes, Ints]:
@@ -215,7 +220,8 @@ class LocalPages:
         with Path(path).open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             self.layout = Layout(self.name, file.read(100), size)
-            self._view = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            self._view = memoryview(self._map)
 
     def read(
         self,
@@ -256,6 +262,11 @@ class LocalPages:
             view = self._view[(first - 1) * size : last * size + MARGIN]
             return np.frombuffer(view, np.uint8), (numbers - first) * size
         return concatenate(list(self.read(numbers.tolist()).values()))
+
+    def release(self) -> None:
+        """Let go of the memory that pages take; they are read again when they are looked at."""
+        if hasattr(mmap, "MADV_DONTNEED"):
+            self._map.madvise(mmap.MADV_DONTNEED)
 
     def read_run(self, first: int, last: int) -> Page:
         """Give consecutive pages, as `RemotePages.read_run`."""

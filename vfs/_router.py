@@ -1,28 +1,73 @@
 """The interior pages of trees, packed small.
 
-Row ids and page numbers of neighbours differ by nearly the same amount, so their differences,
-byte plane by byte plane, shrink to almost nothing: a reader that starts with this knows the way
-to every leaf.
+Row ids and page numbers of neighbours differ by nearly the same amount, and keys begin like those
+before them: a reader that starts with this knows the way to every leaf. What is unpacked stays in
+flat arrays; a node is cut out of them when a walk comes to its page.
 """
 
 from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from vfs._index import LEAST_RECORD, Cell, Index, IndexNode
+from vfs._columns import Columns, column, compress, rising_column, runs
+from vfs._index import Index, IndexNode
+from vfs._packed_cells import PackedCells, pack_cells
 from vfs._record import Ints
 from vfs._table import Table, TableNode
-from vfs._tree import MOST_LEVELS
-from vfs.errors import DatabaseError
+from vfs._tree import MOST_LEVELS, Node, repeats
 
-LENGTH = struct.Struct("<Q")
-MOST_BODY = 64 << 20
+FACTS = struct.Struct("<6q")
+MOST_NODES = 1 << 17
+MOST_CHILDREN = 1 << 22
+LAST_PAGE = (1 << 32) - 1  # that a pointer can hold
+
+
+class Nodes(MutableMapping[int, Node]):
+    """Interior pages by number, each made when it is looked at.
+
+    Parameters
+    ----------
+    numbers
+        Page numbers.
+    make
+        Gives the node of a position among them.
+    known
+        Nodes that are there already.
+    """
+
+    def __init__(
+        self, numbers: Ints, make: Callable[[int], Node], known: Mapping[int, Node]
+    ) -> None:
+        self._make = make
+        positions = zip(numbers.tolist(), range(len(numbers)), strict=True)
+        self._nodes: dict[int, Node | int] = dict(positions)
+        self._nodes.update(known)
+
+    def __getitem__(self, number: int) -> Node:
+        node = self._nodes[number]
+        if isinstance(node, int):
+            node = self._nodes[number] = self._make(node)
+        return node
+
+    def __setitem__(self, number: int, node: Node) -> None:
+        self._nodes[number] = node
+
+    def __delitem__(self, number: int) -> None:
+        del self._nodes[number]
+
+    def __contains__(self, number: object) -> bool:
+        return number in self._nodes
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(list(self._nodes))  # another thread may learn a page meanwhile
+
+    def __len__(self) -> int:
+        return len(self._nodes)
 
 
 def pack(trees: Sequence[Table | Index]) -> bytes:
@@ -37,22 +82,17 @@ def pack(trees: Sequence[Table | Index]) -> bytes:
     for tree in trees:
         numbers = sorted(tree.interior)
         nodes = [tree.interior[number] for number in numbers]
-        fields.append(_deltas([*_facts(tree), -1 if tree.depth is None else tree.depth]))
-        fields.append(_deltas(numbers))
-        fields.append(_deltas([len(node.children) for node in nodes]))
-        fields.append(_deltas(_joined([node.children for node in nodes])))
+        children = [node.children for node in nodes]
+        depth = -1 if tree.depth is None else tree.depth
+        fields.append(FACTS.pack(*_facts(tree), depth, len(nodes), sum(map(len, children))))
+        fields.append(rising_column(numbers))
+        fields.append(column([len(below) for below in children]))
+        fields += runs(children)
         if isinstance(tree, Table):
-            keys = [node.keys for node in nodes if isinstance(node, TableNode)]
-            fields.append(_deltas(_joined(keys)))
+            fields += runs([node.keys for node in nodes if isinstance(node, TableNode)])
         else:
-            indexed = [node for node in nodes if isinstance(node, IndexNode)]
-            cells = [node.cells[i] for node in indexed for i in range(len(node.cells))]
-            fields.append(_deltas([len(cell.local) for cell in cells]))
-            fields.append(_deltas([cell.size for cell in cells]))
-            fields.append(_deltas([cell.overflow for cell in cells]))
-            fields.append(b"".join(cell.local for cell in cells))
-    body = b"".join(LENGTH.pack(len(field)) + field for field in fields)
-    return zlib.compress(body, 9)
+            fields += pack_cells([node for node in nodes if isinstance(node, IndexNode)])
+    return compress(fields)
 
 
 def unpack(record: bytes, trees: Sequence[Table | Index]) -> bool:
@@ -71,115 +111,76 @@ def unpack(record: bytes, trees: Sequence[Table | Index]) -> bool:
         False, and no tree is changed, if the record is of other trees or damaged.
     """
     try:
-        fields = _fields(record)
-        if len(fields) != sum(5 if isinstance(tree, Table) else 8 for tree in trees):
-            return False
-        unpacked = [_unpack_tree(fields, tree) for tree in trees]
-    except (zlib.error, struct.error, ValueError, DatabaseError):
+        columns = Columns(record)
+        unpacked = [_unpack_tree(columns, tree) for tree in trees]
+    except (zlib.error, ValueError):
         return False
-    for tree, (depth, nodes) in zip(trees, unpacked, strict=True):
+    if not columns.exhausted:
+        return False
+    for tree, (depth, numbers, make) in zip(trees, unpacked, strict=True):
         tree.depth = depth if tree.depth is None else tree.depth
-        tree.interior = nodes | tree.interior
+        nodes: Nodes[Any] = Nodes(numbers, make, tree.interior)
+        tree.interior = nodes
     return True
 
 
 def _facts(tree: Table | Index) -> list[int]:
     """Tell a tree from others."""
-    return [tree.root, tree.interior_type, tree.layout.page_size, tree.layout.page_count]
+    return [tree.root, tree.interior_type, tree.layout.page_size]
 
 
-def _fields(record: bytes) -> list[bytes]:
-    """Give the fields of a record, the last one first."""
-    inflater = zlib.decompressobj()
-    body = inflater.decompress(record, MOST_BODY)
-    if not inflater.eof:
-        raise ValueError("cut off, or too long")
-    fields, at = [], 0
-    while at < len(body):
-        (length,) = LENGTH.unpack_from(body, at)
-        at += LENGTH.size + length
-        if at > len(body):
-            raise ValueError("a field is cut off")
-        fields.append(body[at - length : at])
-    return fields[::-1]
-
-
-def _unpack_tree(fields: list[bytes], tree: Table | Index) -> tuple[int | None, dict[int, Any]]:
-    """Take the fields of one tree: its depth, and its interior pages by number.
-
-    Raises
-    ------
-    ValueError, DatabaseError
-        They are of another tree, or contradict themselves.
-    """
-    *facts, depth = _sums(fields.pop()).tolist()
-    if facts != _facts(tree) or not -1 <= depth < MOST_LEVELS:
-        raise ValueError("another tree")
-    numbers = _sums(fields.pop())
-    counts = _sums(fields.pop())
-    if not np.array_equal(np.unique(numbers), numbers) or np.any(counts < 1):
-        raise ValueError("pages that cannot be")
-    children = _split(_sums(fields.pop()), counts)
-    for number, below in zip(numbers.tolist(), children, strict=True):
-        tree.check_children(number, below)
-    known = None if depth < 0 else depth
-    if isinstance(tree, Table):
-        keys = _split(_sums(fields.pop()), counts - 1)
-        if any(np.any(some[1:] <= some[:-1]) for some in keys):
-            raise ValueError("row ids out of order")
-        return known, dict(zip(numbers.tolist(), map(TableNode, keys, children), strict=True))
-    cells = _cells(fields, tree)
-    ends = np.cumsum(counts - 1)
-    if len(cells) != ends[-1:].sum():
-        raise ValueError("not as many cells as pages need")
-    nodes: dict[int, IndexNode] = {}
-    for number, end, below in zip(numbers.tolist(), ends.tolist(), children, strict=True):
-        share = cells[end - len(below) + 1 : end]
-        nodes[number] = IndexNode(tree.check_room(number, share), below)
-    return known, nodes
-
-
-def _cells(fields: list[bytes], index: Index) -> list[Cell]:
-    """Take the cells of an index."""
-    lengths, sizes, overflows = (_sums(fields.pop()) for _ in range(3))
-    text = fields.pop()
-    spilt = overflows > 0
-    if (
-        np.any(sizes < LEAST_RECORD)
-        or np.any(lengths != index.local_size(sizes))
-        or np.any(spilt != (lengths < sizes))
-        or np.any(overflows > index.layout.page_count)
-        or int(lengths.sum()) != len(text)
-    ):
-        raise ValueError("cells that cannot be")
-    ends = np.cumsum(lengths).tolist()
-    locals_ = [text[end - length : end] for end, length in zip(ends, lengths.tolist(), strict=True)]
-    return list(map(Cell, locals_, sizes.tolist(), overflows.tolist()))
-
-
-def _split(values: Ints, counts: Ints) -> list[Ints]:
-    """Cut into pieces of so many values each.
+def _unpack_tree(
+    columns: Columns, tree: Table | Index
+) -> tuple[int | None, Ints, Callable[[int], Any]]:
+    """Take the columns of one tree: its depth, the numbers of its pages, and what makes a node.
 
     Raises
     ------
     ValueError
-        There are more or fewer values.
+        They are of another tree, or contradict themselves.
     """
-    if np.any(counts > len(values)) or int(counts.sum()) != len(values):
-        raise ValueError("not as many values as the counts say")
-    return np.split(values, np.cumsum(counts))[:-1]
+    *facts, depth, count, total = FACTS.unpack(columns.octets(FACTS.size))
+    if facts != _facts(tree) or not -1 <= depth < MOST_LEVELS:
+        raise ValueError("another tree")
+    if not 0 <= count <= MOST_NODES or not 0 <= total <= MOST_CHILDREN:
+        raise ValueError("more pages than are believed")
+    numbers, counts = columns.rising_column(count), columns.column(count)
+    if np.any(numbers[1:] <= numbers[:-1]) or np.any((counts < 1) | (counts > total)):
+        raise ValueError("pages that cannot be")
+    ends = np.cumsum(counts)
+    if int(ends[-1:].sum()) != total:
+        raise ValueError("not as many children as the counts say")
+    children = columns.runs(counts)
+    _check_children(numbers, counts, children, tree.layout.page_count)
+    gaps = np.append(0, ends - np.arange(1, count + 1))  # where what is between children begins
+    make_node: Callable[[int, Ints], TableNode | IndexNode]
+    if isinstance(tree, Table):
+        make_node = _table_nodes(columns, gaps)
+    else:
+        make_node = PackedCells(columns, tree, gaps).node
+
+    def make(position: int) -> TableNode | IndexNode:
+        end = int(ends[position])
+        return make_node(position, children[end - int(counts[position]) : end])
+
+    return None if depth < 0 else depth, numbers, make
 
 
-def _joined(arrays: Sequence[Ints]) -> Ints:
-    return np.concatenate(arrays) if arrays else np.zeros(0, np.int64)
+def _check_children(numbers: Ints, counts: Ints, children: Ints, page_count: int) -> None:
+    """Refuse children as `BTree.check_children`, those of all pages at once."""
+    if np.any((children < 1) | (children > min(page_count, LAST_PAGE))):
+        raise ValueError("a child outside of the file")
+    if np.any(children == np.repeat(numbers, counts)):
+        raise ValueError("a page as its own child")
+    families = np.repeat(np.arange(len(counts)) << 32, counts)
+    if repeats(families | children):
+        raise ValueError("a child twice")
 
 
-def _deltas(values: npt.ArrayLike) -> bytes:
-    """Write integers as differences, the low bytes of all first."""
-    differences = np.diff(np.asarray(values, "<i8"), prepend=np.int64(0))
-    return differences.astype("<i8").view(np.uint8).reshape(-1, 8).T.tobytes()
-
-
-def _sums(field: bytes) -> Ints:
-    planes = np.frombuffer(field, np.uint8).reshape(8, -1)
-    return np.cumsum(np.ascontiguousarray(planes.T).view("<i8").ravel()).astype(np.int64)
+def _table_nodes(columns: Columns, gaps: Ints) -> Callable[[int, Ints], TableNode]:
+    """Take the row ids of a table's pages; what is given makes a node."""
+    keys = columns.runs(np.diff(gaps))
+    falls = np.flatnonzero(keys[1:] <= keys[:-1]) + 1
+    if not np.isin(falls, gaps).all():
+        raise ValueError("row ids out of order")
+    return lambda position, below: TableNode(keys[gaps[position] : gaps[position + 1]], below)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,6 +47,13 @@ class Rows:
     data: Bytes
     starts: Ints
     sizes: Ints
+
+    @classmethod
+    def of(cls, first: int, records: Sequence[bytes]) -> Rows:
+        """Join records, whose row ids follow each other."""
+        data, starts = concatenate(records)
+        sizes = np.fromiter(map(len, records), np.int64, len(records))
+        return cls(np.arange(first, first + len(records)), data, starts, sizes)
 
 
 class Table(BTree[TableNode]):
@@ -125,17 +133,17 @@ class Table(BTree[TableNode]):
         """
         if self.depth is None:
             yield from self.find([1])
-        depth, level = self.depth or 0, [self.root]
+        depth, level = self.depth or 0, np.array([self.root], np.int64)
         for height in range(depth):
-            if (yield from self._node_walk(dict.fromkeys(level), height)):
+            numbers = level.tolist()
+            if (yield from self._node_walk(dict.fromkeys(numbers), height)):
                 raise self.malformed(self.root, "leaves at different depths below it")
-            nodes = [self.interior[number] for number in level]
+            nodes = [self.interior[number] for number in numbers]
             below = [node.children[: np.searchsorted(node.keys, last) + 1] for node in nodes]
-            children = np.concatenate(below)
-            if repeats(children):
+            level = np.concatenate(below)
+            if repeats(level):
                 raise self.malformed(self.root, "a page twice below it")
-            level = children.tolist()
-        return np.array(level, np.int64)
+        return level
 
     def rows_of(self, leaves: Ints, data: Bytes, starts: Ints, visited: Visited) -> Walk[Rows]:
         """Read all rows of leaf pages.

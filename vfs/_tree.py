@@ -7,7 +7,7 @@ no page twice, goes no deeper than SQLite does, and reads nothing outside of a p
 from __future__ import annotations
 
 import struct
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, MutableMapping, Sequence
 from typing import Generic, Protocol, TypeVar
 
 import numpy as np
@@ -54,7 +54,7 @@ class BTree(Generic[Node]):
     def __init__(self, pages: Pages, root: int, rows: int = 0) -> None:
         self.root = root
         self.rows = rows
-        self.interior: dict[int, Node] = {}
+        self.interior: MutableMapping[int, Node] = {}
         self.depth: int | None = None
         self.name = pages.name
         self.layout = pages.layout
@@ -100,13 +100,15 @@ class BTree(Generic[Node]):
             return []
         level = [self.root]
         for height in range(1, MOST_LEVELS):
-            level = [int(child) for number in level for child in self.interior[number].children]
+            children = [self.interior[number].children for number in level]
+            count = sum(map(len, children))
             if self.depth is None:
-                interior = self.rows > len(level) * (self.layout.usable // LEAST_CELL)
+                interior = self.rows > count * (self.layout.usable // LEAST_CELL)
             else:
                 interior = height < self.depth
-            if not interior or len(level) * self.layout.page_size > MOST_INTERIOR:
+            if not interior or count * self.layout.page_size > MOST_INTERIOR:
                 break
+            level = np.concatenate(children).tolist()
             if missing := [number for number in level if number not in self.interior]:
                 return missing
         self._complete = self.depth is not None
@@ -237,6 +239,8 @@ class VisitedMany(Visited):
 
 def repeats(numbers: Ints) -> bool:
     """Tell whether a number is there twice; this is faster than `numpy.unique`."""
+    if (numbers[1:] > numbers[:-1]).all():
+        return False
     ordered = np.sort(numbers)
     return bool((ordered[1:] == ordered[:-1]).any())
 

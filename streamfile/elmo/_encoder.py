@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     import torch
 
+    from streamfile.elmo._allennlp import AllenNLPModel
+
 Floats = npt.NDArray[np.float32]
 PRECISIONS = ("float32", "bfloat16")
 BACKENDS = ("torch", "allennlp")
@@ -74,12 +76,7 @@ class Encoder:
         precision: str = "float32",
         backend: str = "torch",
     ) -> None:
-        for name, value, known in (
-            ("precision", precision, PRECISIONS),
-            ("backend", backend, BACKENDS),
-        ):
-            if value not in known:
-                raise ArgumentError(f"{name} must be one of {', '.join(known)}, not {value!r:.40}")
+        check_choices(devices, precision, backend)
         self._options = read_options(Path(options_path))
         load = _load_allennlp if backend == "allennlp" else _load_torch
         self._model = load(
@@ -134,11 +131,16 @@ def _load_torch(
 
 
 def _load_allennlp(
-    options_path: Path, weights_path: Path, options: Options, devices: Sequence[int], precision: str
+    options_path: Path, weights_path: Path, options: Options, devices: Sequence[int], _: str
 ) -> Model:
-    if precision != "float32":
-        raise ArgumentError("backend='allennlp' computes in float32 only")
     require_extra()
+    model = _import_allennlp()
+    from streamfile.elmo._model import find_device
+
+    return model(options_path, weights_path, options, find_device(devices))
+
+
+def _import_allennlp() -> type[AllenNLPModel]:
     try:
         from streamfile.elmo._allennlp import AllenNLPModel
     except ImportError as failure:
@@ -147,9 +149,60 @@ def _load_allennlp(
             f'was the last to have: pip install "streamfile[allennlp]" there ({failure}). '
             "backend='torch' computes the same everywhere"
         ) from failure
+    return AllenNLPModel
+
+
+def check_choices(devices: Sequence[int], precision: str, backend: str) -> None:
+    """Refuse what no `Encoder` takes, without importing anything.
+
+    Parameters
+    ----------
+    devices, precision, backend
+        See `Encoder`.
+
+    Raises
+    ------
+    ArgumentError
+        A value that it cannot have.
+    """
+    if not isinstance(devices, (list, tuple, range)) or {*map(type, devices)} - {int}:
+        raise ArgumentError(
+            f"devices must be the numbers of GPUs, such as [0], or [] for the CPU, "
+            f"not {devices!r:.40}"
+        )
+    for name, value, known in (
+        ("precision", precision, PRECISIONS),
+        ("backend", backend, BACKENDS),
+    ):
+        if value not in known:
+            raise ArgumentError(f"{name} must be one of {', '.join(known)}, not {value!r:.40}")
+    if backend == "allennlp" and precision != "float32":
+        raise ArgumentError(
+            f"backend='allennlp' computes in float32 only, not {precision}; leave one of them out"
+        )
+
+
+def require(devices: Sequence[int], backend: str) -> None:
+    """Make sure that a model can be computed here, before it is there.
+
+    Parameters
+    ----------
+    devices, backend
+        See `Encoder`.
+
+    Raises
+    ------
+    ArgumentError
+        torch does not see that GPU.
+    ImportError
+        The extra ``elmo``, or ``allennlp``, is not installed.
+    """
+    require_extra()
+    if backend == "allennlp":
+        _import_allennlp()
     from streamfile.elmo._model import find_device
 
-    return AllenNLPModel(options_path, weights_path, options, find_device(devices))
+    find_device(devices)
 
 
 def require_extra() -> None:

@@ -29,7 +29,7 @@ class CharacterNetwork:
     Parameters
     ----------
     options, weights
-        Of the model. What is used is taken out.
+        Of the model.
     threads, device
         Where to compute.
     """
@@ -38,7 +38,7 @@ class CharacterNetwork:
         self, options: Options, weights: Weights, threads: Threads, device: torch.device
     ) -> None:
         def load(name: str) -> Tensor:
-            return torch.from_numpy(weights.pop(name)).to(device)
+            return torch.from_numpy(weights.read(name)).to(device)
 
         self._options, self._threads = options, threads
         # A row in front, so that a character is its row.

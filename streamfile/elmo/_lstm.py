@@ -83,7 +83,7 @@ class Network:
         Parameters
         ----------
         options, weights
-            Of the model. What is used is taken out.
+            Of the model.
         direction
             0 for forward, 1 for backward.
         device
@@ -92,18 +92,19 @@ class Network:
             Of the products: float32 or bfloat16. All else is float32.
         """
 
-        def load(layer: int, part: str) -> Tensor:
-            return torch.from_numpy(weights.pop(lstm_name(direction, layer, part))).to(device)
+        def load(layer: int, part: str, rows: slice = slice(None)) -> Tensor:
+            name = lstm_name(direction, layer, part)
+            return torch.from_numpy(weights.read(name, rows)).to(device)
 
         size, lstms = options.projection_dim, []
         for layer in range(options.n_layers):
-            both, bias = load(layer, "W_0"), load(layer, "B").clone()
+            bias = load(layer, "B")
             # TensorFlow adds this when it computes.
             bias[2 * options.dim : 3 * options.dim] += 1
             lstms.append(
                 Lstm(
-                    Matrix(both[:size], dtype, few_rows=True),
-                    Matrix(both[size:], dtype, few_rows=True),
+                    Matrix(load(layer, "W_0", slice(size)), dtype, few_rows=True),
+                    Matrix(load(layer, "W_0", slice(size, None)), dtype, few_rows=True),
                     bias.to(dtype),
                     Matrix(load(layer, "W_P_0"), dtype, few_rows=True),
                 )

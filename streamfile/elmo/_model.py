@@ -21,7 +21,7 @@ from streamfile.elmo._lstm import Network, State
 from streamfile.elmo._options import Options
 from streamfile.elmo._product import LEAST_ROWS
 from streamfile.elmo._threads import DIRECTIONS, Threads
-from streamfile.elmo._weights import read_weights
+from streamfile.elmo._weights import open_weights
 from streamfile.errors import ArgumentError
 
 KNOWN = 64 << 20  # bytes of layer 0 kept
@@ -65,17 +65,19 @@ class TorchModel:
     def __init__(
         self, options: Options, path: Path, device: torch.device, dtype: torch.dtype
     ) -> None:
-        weights = read_weights(path, options)
         self._options, self._device = options, device
         self._threads = Threads(device)
-        self._characters = CharacterNetwork(options, weights, self._threads, device)
-        self._directions = self._threads.run(
-            [
-                functools.partial(Network.load, options, weights, direction, device, dtype)
-                for direction in range(DIRECTIONS)
-            ]
-        )
-        self._both = None if device.type != "cpu" else Network.pair(self._directions)
+        with open_weights(path, options) as weights:
+            self._characters = CharacterNetwork(options, weights, self._threads, device)
+            self._directions = self._threads.run(
+                [
+                    functools.partial(Network.load, options, weights, direction, device, dtype)
+                    for direction in range(DIRECTIONS)
+                ]
+            )
+        self._both = None
+        if device.type == "cpu":
+            self._both = self._threads.alone(functools.partial(Network.pair, self._directions))
         self._lock = threading.Lock()
         self._known = self._nothing_known()
 

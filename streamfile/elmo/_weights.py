@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import h5py
@@ -21,7 +21,36 @@ HEAD = 8  # bytes shown of a file that is something else
 PICKLES = (b"\x80", b"PK\x03\x04")  # Python's protocol 2 and later; torch's zip files
 
 Floats = npt.NDArray[np.float32]
-Weights = dict[str, Floats]
+
+
+class Weights:
+    """Arrays in a file, each read when it is used: a model makes its own of most of them.
+
+    Parameters
+    ----------
+    path
+        Of the file.
+    datasets
+        By name.
+    """
+
+    def __init__(self, path: Path, datasets: Mapping[str, h5py.Dataset]) -> None:
+        self._path, self._datasets = path, datasets
+
+    def read(self, name: str, rows: slice = slice(None)) -> Floats:
+        """Read an array, or some rows of it, as the file has it.
+
+        Raises
+        ------
+        FormatError
+            It is damaged.
+        """
+        dataset = self._datasets[name]
+        begin, end, _ = rows.indices(dataset.shape[0])
+        array: Floats = np.empty((end - begin, *dataset.shape[1:]), np.float32)
+        with _refusing(self._path):
+            dataset.read_direct(array, np.s_[begin:end])
+        return array
 
 
 def lstm_name(direction: int, layer: int, part: str) -> str:
@@ -60,25 +89,8 @@ def expected_shapes(options: Options) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def read_weights(path: Path, options: Options) -> Weights:
-    """Read the weights, each array as the file has it.
-
-    Parameters
-    ----------
-    path, options
-        See `open_weights`.
-
-    Returns
-    -------
-    dict of str to array of float32
-        By the datasets' names.
-    """
-    with open_weights(path, options) as datasets:
-        return {name: _read(dataset) for name, dataset in datasets.items()}
-
-
 @contextlib.contextmanager
-def open_weights(path: Path, options: Options) -> Iterator[dict[str, h5py.Dataset]]:
+def open_weights(path: Path, options: Options) -> Iterator[Weights]:
     """Open a file and check every dataset. Links to other files are not followed.
 
     Parameters
@@ -90,7 +102,7 @@ def open_weights(path: Path, options: Options) -> Iterator[dict[str, h5py.Datase
 
     Yields
     ------
-    dict of str to Dataset
+    Weights
 
     Raises
     ------
@@ -106,9 +118,18 @@ def open_weights(path: Path, options: Options) -> Iterator[dict[str, h5py.Datase
             f"the ELMo options ask for {size} bytes of weights; at most {MOST_BYTES} are read"
         )
     _check_kind(path)
+    with _refusing(path):
+        file = h5py.File(path, "r")
+    with file:
+        with _refusing(path):
+            datasets = {name: _find(file, name, shape) for name, shape in shapes.items()}
+        yield Weights(path, datasets)
+
+
+@contextlib.contextmanager
+def _refusing(path: Path) -> Iterator[None]:
     try:
-        with h5py.File(path, "r") as file:
-            yield {name: _find(file, name, shape) for name, shape in shapes.items()}
+        yield
     except FormatError as failure:
         raise FormatError(f"the ELMo weights in {path} are not usable: {failure}") from failure
     # h5py's own, for what is damaged; which of them depends on where.
@@ -159,9 +180,3 @@ def _find(file: h5py.File, name: str, shape: tuple[int, ...]) -> h5py.Dataset:
     if size > MOST_SHRUNK * stored:
         raise FormatError(f"dataset {name} holds {stored} bytes where {size} are expected")
     return found
-
-
-def _read(dataset: h5py.Dataset) -> Floats:
-    array: Floats = np.empty(dataset.shape, np.float32)
-    dataset.read_direct(array)
-    return array

@@ -1,0 +1,132 @@
+"""Vectors as the rows of a ``.magnitude`` file."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from streamfile._decode import Bytes, Doubles, Ints
+from streamfile._encode import Integers, encode_rows
+from streamfile.errors import ArgumentError
+from vfs import Rows
+
+MOST_PRECISION = 9  # decimal places: the integers have four bytes
+BLOCK = 1 << 16  # values, few enough for a processor's cache
+LONGEST_KEY = 256  # bytes: a row with a longer one is encoded by itself
+FEW = 40  # rows, counted faster one by one
+BINS = 201  # of a component, from -1 to 1
+MARGIN = 18  # bytes behind the last record, for who reads them
+
+
+class Quantizer:
+    """Makes records of vectors, and counts how their values are spread.
+
+    Parameters
+    ----------
+    dim
+        Dimensions of each vector.
+    precision
+        Decimal places kept of each component of the unit vector.
+
+    Raises
+    ------
+    ArgumentError
+        A precision below 1 or above 9.
+    """
+
+    def __init__(self, dim: int, precision: int) -> None:
+        if not 1 <= precision <= MOST_PRECISION:
+            raise ArgumentError(
+                f"precision is {precision}; expected 1 to {MOST_PRECISION} decimal places"
+            )
+        self._dim, self._precision = dim, precision
+        self._bins = np.zeros(dim * BINS, np.int64)
+        self._middles = np.arange(dim) * BINS + BINS // 2
+
+    def encode(
+        self, keys: Sequence[bytes], vectors: npt.NDArray[np.floating[Any]], first_rowid: int
+    ) -> Rows:
+        """Encode rows of the table ``magnitude``.
+
+        Each component is ``round(v / |v| * 10**precision)``. Where |v| is zero, infinite or no
+        number, each becomes 1 or -1 of the last place, as a hash of the row id tells; the magnitude
+        is stored as it is, NaN as NULL.
+
+        Parameters
+        ----------
+        keys
+            UTF-8, n of them.
+        vectors
+            float32 or float64, shape (n, dim).
+        first_rowid
+            Of the first row; the others follow.
+        """
+        limit = max(1, BLOCK // self._dim)
+        data: list[Bytes] = []
+        sizes: list[Ints] = []
+        begin = 0
+        while begin < len(keys):
+            end = min(begin + limit, len(keys))
+            long = (at for at in range(begin, end) if len(keys[at]) > LONGEST_KEY)
+            end = max(begin + 1, next(long, end))
+            ints, magnitudes = self._quantize(vectors[begin:end], first_rowid + begin)
+            encoded = encode_rows(keys[begin:end], ints, magnitudes)
+            data.append(encoded[0])
+            sizes.append(encoded[1])
+            begin = end
+        every = np.concatenate([np.empty(0, np.int64), *sizes])
+        return Rows(
+            np.arange(first_rowid, first_rowid + len(keys)),
+            np.concatenate([*data, np.zeros(MARGIN, np.uint8)]),
+            np.cumsum(every) - every,
+            every,
+        )
+
+    def order(self) -> list[int]:
+        """Order the dimensions by the entropy of their values so far, falling.
+
+        Returns
+        -------
+        list of int
+            What the rows ``entropy`` of the table ``magnitude_format`` hold. Values count as equal
+            up to two decimal places of the unit vector.
+        """
+        counts = self._bins.reshape(self._dim, BINS)
+        total, result = np.maximum(counts.sum(axis=1), 1), np.zeros(self._dim)
+        for bins in counts.T:
+            share = bins / total
+            result -= share * np.log2(share, out=np.zeros(self._dim), where=share > 0)
+        order: list[int] = np.argsort(-result, kind="stable").tolist()
+        return order
+
+    def _quantize(
+        self, vectors: npt.NDArray[np.floating[Any]], first_rowid: int
+    ) -> tuple[Integers, Doubles]:
+        """Give the integers and the magnitudes, and count the values."""
+        exact = np.array(vectors, np.float64, order="C")
+        with np.errstate(all="ignore"):
+            magnitudes = np.linalg.norm(exact, axis=1)
+            exact /= magnitudes[:, None]
+        lost = np.flatnonzero(~((magnitudes > 0) & (magnitudes < np.inf)))
+        for row in lost.tolist():
+            exact[row] = self._steps(first_rowid + row)
+        bins = (exact * (BINS // 2)).astype(np.int64)
+        bins += self._middles
+        if len(bins) > FEW:
+            self._bins += np.bincount(bins.reshape(-1), minlength=len(self._bins))
+        else:
+            for row in bins:  # no bin is twice in it
+                self._bins[row] += 1
+        exact *= 10**self._precision
+        return np.rint(exact, out=exact).astype(np.int32), magnitudes
+
+    def _steps(self, rowid: int) -> Doubles:
+        """Choose 1 or -1 of the last place for each dimension."""
+        digest = hashlib.shake_128(rowid.to_bytes(8, "big")).digest((self._dim + 7) // 8)
+        bits = np.unpackbits(np.frombuffer(digest, np.uint8), count=self._dim)
+        steps: Doubles = (bits * 2.0 - 1) / 10**self._precision
+        return steps

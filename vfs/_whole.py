@@ -1,0 +1,100 @@
+"""Whole b-trees of a file, from the first entry to the last (file format, section 1.6)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from vfs._index import Index, IndexNode
+from vfs._pages import LocalPages, Pages
+from vfs._table import Rows, Table
+from vfs._tree import MOST_LEVELS, BTree, VisitedMany
+from vfs._walk import run
+
+BATCH = 4 << 20  # bytes of leaf pages
+LAST = (1 << 63) - 1
+
+
+def is_index(pages: Pages, root: int) -> bool:
+    """Tell whether a b-tree is an index, as those of tables WITHOUT ROWID are too."""
+    page = pages.read([root], opening=True)[root]
+    return page[100 if root == 1 else 0] in (Index.interior_type, Index.leaf_type)
+
+
+def read_rows(pages: LocalPages, table: Table) -> Iterator[Rows]:
+    """Read a table's records, batch by batch, by rising row ids.
+
+    Parameters
+    ----------
+    pages
+        Of the file.
+    table
+        Whose records are of at most 16 MiB.
+
+    Raises
+    ------
+    DatabaseError
+        The table is damaged.
+    """
+    visited = VisitedMany(pages)
+    leaves = run(pages, table.leaves(LAST))
+    step = max(1, BATCH // pages.layout.page_size)
+    for begin in range(0, len(leaves), step):
+        batch = leaves[begin : begin + step]
+        data, starts = pages.block(batch)
+        yield run(pages, table.rows_of(batch, data, starts, visited))
+        pages.release()
+
+
+def read_entries(pages: LocalPages, root: int) -> Iterator[bytes]:
+    """Read an index's records in their order.
+
+    Raises
+    ------
+    DatabaseError
+        The index is damaged.
+    """
+    index = Index(pages, root, fold=bytes)
+    visited = VisitedMany(pages)
+
+    def below(number: int, height: int) -> Iterator[bytes]:
+        if height >= MOST_LEVELS:
+            raise index.malformed(root, f"more than {MOST_LEVELS} levels below it")
+        visited.add((number,))
+        node = _node(index, pages, number)
+        children = node.children.tolist()
+        for position in range(max(len(node.cells), len(children))):
+            if children:
+                yield from below(children[position], height + 1)
+            if position < len(node.cells):
+                cell = node.cells[position]
+                tail = b""
+                if cell.overflow:
+                    chain = (cell.overflow, cell.size - len(cell.local))
+                    (tail,) = run(pages, index._chains([chain], visited))
+                yield cell.local + tail
+
+    return below(root, 0)
+
+
+def survey(pages: Pages, tree: BTree[Any]) -> None:
+    """Make a tree know all of its interior pages, and its depth.
+
+    Raises
+    ------
+    DatabaseError
+        The tree is damaged.
+    """
+    level, height = [tree.root], 0
+    while not run(pages, tree._node_walk({level[0]: None}, height)):
+        if run(pages, tree._node_walk(dict.fromkeys(level), height)):
+            raise tree.malformed(tree.root, "leaves at different depths below it")
+        level = [child for number in level for child in tree.interior[number].children.tolist()]
+        height += 1
+
+
+def _node(index: Index, pages: LocalPages, number: int) -> IndexNode:
+    page = pages.read([number])[number]
+    if index.learn(number, page):
+        return index.interior.pop(number)
+    return index._leaf(number, page)
