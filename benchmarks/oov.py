@@ -132,7 +132,7 @@ def print_spread(title: str, cases: Sequence[tuple[int, int, float]], *targets: 
         waves, received, seconds = (of(column) for column in columns)
         print(
             f"  {title:<11}{name:<7}{waves:>5g} waves{received / 1e6:>7.2f} MB"
-            f"{seconds:>7.2f} s{targets[at] if targets else ''}",
+            f"{seconds:>7.2f} s{targets[at] if at < len(targets) else ''}",
             flush=True,
         )
 

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from streamfile._builder import Builder
-from streamfile._convert import Conversion, write_vectors
 from streamfile._inputs import Batch
 from streamfile._lz4_rows import frame_rows
+from streamfile._vector_file import shown
+from streamfile._write_vectors import Conversion, write_vectors
 from streamfile.errors import FormatError, PathError
 
 WORDS = 1024  # that are embedded at once
@@ -94,11 +95,15 @@ def read_keys(vocab: Path) -> Iterator[str]:
             for at in range(0, len(known), WORDS):
                 yield from (key for key, _ in known[at : at + WORDS])
         return
-    with vocab.open(encoding="utf-8", newline="\n") as lines:
-        try:
-            yield from (line.rstrip("\r\n") for line in lines)
-        except UnicodeDecodeError as failure:
-            raise FormatError(f"{vocab}: expected keys in UTF-8, one a line: {failure}") from None
+    with vocab.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                key = line.rstrip(b"\r\n").decode()
+            except UnicodeDecodeError:
+                raise FormatError(
+                    f"{vocab}: line {number:,}: expected a key in UTF-8, found {shown(line)}"
+                ) from None
+            yield key
 
 
 class _Words:

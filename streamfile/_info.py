@@ -119,36 +119,48 @@ def _parts(reader: Reader) -> dict[str, int]:
     pages, told = contents.pages, contents.format
     schema = [row for row in read_schema(pages) if row[3]]
     pages.read({row[3] for row in schema}, opening=True)  # in one wave
-    found = {1: (OTHER, True)}  # pages: their parts, and whether they are leaves
+    # Leaves come before the pages that point to them in the one layout; in the other one behind,
+    # but for the first ones.
+    behind = not told.router_root
+    found = {1: (OTHER, behind)}  # pages: their parts, and whether what is behind them is too
+    begins: list[tuple[int, int, str]] = []
     for kind, name, _, root, _ in schema:
         part = PARTS.get(name, OTHER)
         if FULLTEXT in name:
             part = "n-grams"
         elif kind == "index":
             part = "index on keys" if root == told.index_root else "other indexes"
-        below = _below(pages, name, root)
-        found |= {page: (part, name in BLOBS) for page in below}
-        found[root] = part, not below or name in BLOBS
+        below = sorted(_below(pages, name, root))
+        found |= dict.fromkeys([*below, root], (part, behind or name in BLOBS))
+        if behind and len(below) > 1:
+            stride = (below[-1] - below[1]) // max(1, len(below) - 2)  # the first two are adjacent
+            begins.append((below[0], below[0] if name in BLOBS else stride, part))
+    roots = {row[3] for row in schema}  # together, and before all else, once compact
+    for first, most, part in begins:
+        before = max((page for page in found if page < first), default=0)
+        least = before if before in roots else first - most - 1
+        found.setdefault(max(before, least) + 1, (part, True))
     count, size = pages.layout.page_count, pages.layout.page_size
     marks = sorted((page, *what) for page, what in found.items() if 1 <= page <= count)
     sizes = dict.fromkeys(sorted({part for _, part, _ in marks}), 0)
-    for (page, part, leaf), (following, other, _) in pairwise([*marks, (count + 1, "", True)]):
-        # Leaves come before the pages that point to them in the one layout, else behind.
-        owner = part if leaf or not told.router_root or not other else other
+    for (page, part, owns), (following, other, _) in pairwise([*marks, (count + 1, "", True)]):
         sizes[part] += size
-        sizes[owner] += (following - page - 1) * size
+        sizes[part if owns or not other else other] += (following - page - 1) * size
     return sizes
 
 
 def _below(pages: Pages, name: str, root: int) -> list[int]:
     """List pages that a root points to."""
-    if name in BLOBS:
-        room = pages.layout.usable - 4
-        chains = [blob for _, blob in run(pages, BlobTable(pages, root).records()) if blob.overflow]
-        lengths = [-((len(chain.local) - chain.size) // room) for chain in chains]
-        begins = [chain.overflow for chain in chains]
-        return begins + [at + count - 1 for at, count in zip(begins, lengths, strict=True)]
     index = is_index(pages, root)
     tree = Index(pages, root, fold=bytes) if index else Table(pages, root)
     run(pages, tree.touch(), opening=True)
-    return tree.interior[root].children.tolist() if root in tree.interior else []
+    if root in tree.interior:
+        children: list[int] = tree.interior[root].children.tolist()
+        return children
+    if name not in BLOBS:
+        return []
+    room = pages.layout.usable - 4
+    chains = [blob for _, blob in run(pages, BlobTable(pages, root).records()) if blob.overflow]
+    lengths = [-((len(chain.local) - chain.size) // room) for chain in chains]
+    begins = [chain.overflow for chain in chains]
+    return begins + [at + count - 1 for at, count in zip(begins, lengths, strict=True)]

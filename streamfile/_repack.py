@@ -25,6 +25,7 @@ from streamfile._subwords import SEGDIR, SEGDIR_INDEX, SEGMENTS, write_segment
 from streamfile._unfinished import unfinished
 from streamfile.errors import FormatError, PathError
 from vfs import (
+    Blob,
     BlobTable,
     LocalPages,
     Pages,
@@ -126,7 +127,9 @@ def compare(first: LocalPages, second: LocalPages) -> None:
         rows = _Rows(second, formats[1])
         deque(rows.batches(), maxlen=0)
         records = _records(second, KEY_LENGTHS, formats[1].lengths_root)
-        if b"".join(decode_record(record)[0] for _, record in records) != rows.lengths.tobytes():
+        values = chain.from_iterable(decode_record(record) for _, record in records)
+        found = b"".join(value for value in values if isinstance(value, bytes))
+        if found != rows.lengths.tobytes():
             raise FormatError(f"{second.name}: the lengths of its keys are others")
 
 
@@ -136,10 +139,13 @@ def read_schema(pages: Pages) -> list[SchemaRow]:
     for _, row in run(pages, Table(pages, 1).scan(most_pages=MOST_SCHEMA_PAGES), opening=True):
         match row:
             case [bytes(kind), bytes(name), bytes(table), int(root), sql] if root >= 0:
-                text = sql.decode() if isinstance(sql, bytes) else None
-                schema.append((kind.decode(), name.decode(), table.decode(), root, text))
-            case _:
-                raise FormatError(f"{pages.name}: malformed: a row of its schema")
+                try:
+                    text = sql.decode() if isinstance(sql, bytes) else None
+                    schema.append((kind.decode(), name.decode(), table.decode(), root, text))
+                    continue
+                except UnicodeDecodeError:
+                    pass
+        raise FormatError(f"{pages.name}: malformed: a row of its schema")
     return schema
 
 
@@ -212,7 +218,13 @@ def _place(row: SchemaRow, told: Format) -> int:
 
 def _streams(pages: LocalPages, root: int) -> Iterator[tuple[int, int, Iterator[bytes]]]:
     for rowid, blob in run(pages, BlobTable(pages, root).records()):
-        yield rowid, blob.size, (bytes(piece.data) for piece in read_blobs(pages, [blob]))
+        yield rowid, blob.size, _pieces(pages, blob)
+
+
+def _pieces(pages: LocalPages, blob: Blob) -> Iterator[bytes]:
+    for piece in read_blobs(pages, [blob]):
+        yield bytes(piece.data)
+        pages.release()
 
 
 def _records(pages: LocalPages, name: str, root: int) -> Iterator[Any]:

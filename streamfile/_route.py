@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -141,7 +141,7 @@ def route(
 
 def find_routes(
     given: str | os.PathLike[str] | bool, url: str, options: Mapping[str, Any], stats: Stats
-) -> Iterator[Route]:
+) -> Generator[Route, None, None]:
     """Read the sidecar of a file on the web: the one in the cache, then a newer one.
 
     Parameters

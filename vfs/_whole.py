@@ -11,7 +11,8 @@ from vfs._table import Rows, Table
 from vfs._tree import MOST_LEVELS, BTree, VisitedMany
 from vfs._walk import run
 
-BATCH = 4 << 20  # bytes of leaf pages
+BATCH = 4 << 20  # bytes of leaf pages, or of records where they overflow these
+FEW = 16  # leaves that tell how much a leaf leads to
 LAST = (1 << 63) - 1
 
 
@@ -38,11 +39,15 @@ def read_rows(pages: LocalPages, table: Table) -> Iterator[Rows]:
     """
     visited = VisitedMany(pages)
     leaves = run(pages, table.leaves(LAST))
-    step = max(1, BATCH // pages.layout.page_size)
-    for begin in range(0, len(leaves), step):
+    begin, step = 0, FEW
+    while begin < len(leaves):
         batch = leaves[begin : begin + step]
         data, starts = pages.block(batch)
-        yield run(pages, table.rows_of(batch, data, starts, visited))
+        rows = run(pages, table.rows_of(batch, data, starts, visited))
+        yield rows
+        begin += len(batch)
+        used = max(int(rows.sizes.sum()), len(batch) * pages.layout.page_size)
+        step = max(1, BATCH * len(batch) // used)
         pages.release()
 
 
@@ -73,6 +78,8 @@ def read_entries(pages: LocalPages, root: int) -> Iterator[bytes]:
                     chain = (cell.overflow, cell.size - len(cell.local))
                     (tail,) = run(pages, index._chains([chain], visited))
                 yield cell.local + tail
+        if height == 1:
+            pages.release()
 
     return below(root, 0)
 
