@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from streamfile._inputs import open_vectors
+from streamfile._neighbours import import_annoy
 from streamfile._unfinished import unfinished
 from streamfile._write_vectors import Conversion, write_vectors
 from streamfile.errors import ArgumentError, PathError
@@ -92,6 +93,8 @@ def convert(
         An input that is damaged or of another format; it says where.
     PathError, ExistsError, ArgumentError
         No such input; an output that exists; an argument that cannot be.
+    ImportError
+        An extra that it takes is not installed.
     OSError
         The output cannot be written, or the disk is full. No half-made file is left.
 
@@ -101,6 +104,8 @@ def convert(
     give equal files; with an approximate index, files that differ in that.
     """
     how = Conversion(precision, subword, ngrams, approx, trees, log)
+    if approx:
+        import_annoy()  # or fail now, not after the vectors
     jobs = _jobs(Path(source), Path(output))
     return [_convert(one, target, how, vocab, force=force) for one, target in jobs]
 

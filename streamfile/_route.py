@@ -86,8 +86,8 @@ class Route:
         """Tell whether it was made of this very file."""
         if self.size != identity.size:
             return False
-        if self.etag is not None and self.etag == identity.etag:
-            return True
+        if self.etag is not None and identity.etag is not None:
+            return self.etag == identity.etag
         return self.digest == digest(file.cached(0, HEAD) or file.read(0, HEAD))
 
 
