@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vfs import Index, Layout, Table, nocase, pack, run, unpack
-from vfs._index import Cell, IndexNode
+from vfs._cells import Cell, IndexNode
 from vfs._table import TableNode
 
 ROWS = 3_000_000

@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamfile import ArgumentError, FormatError, PathError
-from streamfile.elmo import Encoder, _batches, _forks, _layer_0, _model, _product
+from streamfile.elmo import Encoder, _batches, _forks, _layer_0, _lstm, _model, _product, _steps
 
 TESTS = Path(__file__).parent
 KEPT = Path(tempfile.gettempdir()) / "streamfile-tests"
@@ -144,12 +144,14 @@ def expected(encoder):
 # The numbers
 
 
-@pytest.fixture(params=["as installed", "all packed", "without oneDNN"])
+@pytest.fixture(params=["as installed", "all packed", "without oneDNN", "not compiled"])
 def products(request, monkeypatch):
     if request.param == "all packed":
         monkeypatch.setattr(_product, "LEAST_BYTES", 0)
     if request.param == "without oneDNN":
         monkeypatch.setattr(_product, "ONEDNN", False)
+    if request.param == "not compiled":
+        monkeypatch.setattr(_lstm, "steps", _steps._steps)
 
 
 def test_the_numbers_are_those_of_a_plain_model(products, files):
@@ -298,6 +300,10 @@ def test_allennlp_itself(allennlp, options):
     apart, size = map(float, done.stdout.split())
     assert apart <= NEAR
     assert size > 0.01
+
+
+def test_the_steps_run_without_pythons_lock():
+    assert isinstance(_steps.steps, torch.jit.ScriptFunction)
 
 
 # Batches

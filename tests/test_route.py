@@ -11,6 +11,7 @@ import shutil
 import warnings
 import zlib
 from contextlib import closing, nullcontext, suppress
+from dataclasses import replace
 
 import apsw
 import magnitude_files as mf
@@ -277,6 +278,26 @@ def test_a_file_that_begins_the_same(folder, server, cold, caplog, tmp_path):
     v = cold("light", route=folder / "by URL")
     np.testing.assert_array_equal(v.query(keys), EXPECTED)
     assert WARNING in caplog.text
+
+
+def test_a_router_of_another_file_gives_no_wrong_answers(folder, cold, tmp_path):
+    """As if the digests were equal: the keys of leaves do not fit what leads to them."""
+    keys = sorted(KEYS, key=lambda key: key[::-1])
+    write(tmp_path / "other", "light", keys=keys)
+    route(tmp_path / "other", tmp_path / "sidecar")
+    made, right = (
+        Route.parse("x", path.read_bytes())
+        for path in (tmp_path / "sidecar", folder / "light.route")
+    )
+    forged = replace(made, size=right.size, digest=right.digest)
+    (tmp_path / "forged").write_bytes(forged.pack())
+    answered = 0
+    for begin in range(0, ROWS, 50):
+        v = cold("light", route=tmp_path / "forged")
+        with suppress(vfs.DatabaseError):
+            ask(v, range(begin, begin + 50))
+            answered += 1
+    assert answered < ROWS // 50
 
 
 def test_a_file_that_grew(folder, cold, caplog):

@@ -10,8 +10,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import vfs
+from vfs._cells import Cell, IndexNode
 from vfs._columns import column, compress, rising_column, runs
-from vfs._index import Cell, IndexNode
 from vfs._packed_cells import MOST_CELLS
 from vfs._router import FACTS, MOST_CHILDREN, MOST_NODES
 from vfs._table import TableNode

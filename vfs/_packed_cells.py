@@ -11,8 +11,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from vfs._cells import LEAST_RECORD, Cell, IndexNode
 from vfs._columns import Columns, column
-from vfs._index import LEAST_RECORD, Cell, Index, IndexNode
+from vfs._index import Index
 from vfs._record import SIZES, Ints
 
 MOST_CELLS = 1 << 20

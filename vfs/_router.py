@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from vfs._cells import IndexNode
 from vfs._columns import Columns, column, compress, rising_column, runs
-from vfs._index import Index, IndexNode
+from vfs._index import Index
 from vfs._packed_cells import PackedCells, pack_cells
 from vfs._record import Ints
 from vfs._table import Table, TableNode

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from vfs._index import Index, IndexNode
+from vfs._cells import IndexNode
+from vfs._index import Index
 from vfs._pages import LocalPages, Pages
 from vfs._table import Rows, Table
 from vfs._tree import MOST_LEVELS, BTree, VisitedMany

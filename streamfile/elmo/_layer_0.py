@@ -15,7 +15,7 @@ from torch import Tensor
 
 from streamfile.elmo._characters import character_ids, spelt_length
 from streamfile.elmo._options import Options
-from streamfile.elmo._product import Matrix
+from streamfile.elmo._product import matrix, product
 from streamfile.elmo._threads import Threads
 from streamfile.elmo._weights import Weights
 
@@ -61,7 +61,7 @@ class CharacterNetwork:
                     ]
                 )
             )
-        (self._projection,) = threads.run([functools.partial(Matrix, load("CNN_proj/W_proj"))])
+        (self._projection,) = threads.run([functools.partial(matrix, load("CNN_proj/W_proj"))])
         self._projection_bias = load("CNN_proj/b_proj")
 
     def vectors(self, spellings: Sequence[bytes]) -> Tensor:
@@ -89,7 +89,7 @@ class CharacterNetwork:
             before, x = x, torch.empty_like(x)
             self._threads.run([functools.partial(part.run, before, x) for part in highway])
         return self._threads.run(
-            [functools.partial(self._projection.product, x, self._projection_bias)]
+            [functools.partial(product, x, self._projection, self._projection_bias)]
         )[0]
 
     def _filter(self, spellings: Sequence[bytes], out: Tensor) -> None:
@@ -107,7 +107,7 @@ class CharacterNetwork:
             # One place after the longest token: all places after that one are the same padding.
             end = dim * min(longest + width, most)
             places = characters[:, :end].unfold(1, dim * width, dim)
-            # Not a `Matrix`: oneDNN compiles a primitive for each number of rows, which takes
+            # Not a `product`: oneDNN compiles a primitive for each number of rows, which takes
             # longer than such a product.
             values = torch.mm(places.reshape(-1, dim * width), weight)
             found.append(values.view(len(spellings), -1, len(bias)).amax(1).add_(bias))
@@ -131,12 +131,12 @@ class Highway:
     ) -> None:
         self._columns = columns
         self._layers = [
-            (Matrix(weight[:, columns]), bias[columns]) for weight, bias in (carry, transform)
+            (matrix(weight[:, columns]), bias[columns]) for weight, bias in (carry, transform)
         ]
 
     def run(self, x: Tensor, out: Tensor) -> None:
         """Compute the columns of a layer, given the layer below."""
-        gate, new = (matrix.product(x, bias) for matrix, bias in self._layers)
+        gate, new = (product(x, weight, bias) for weight, bias in self._layers)
         columns = self._columns
         torch.lerp(x[:, columns], new.relu_(), gate.sigmoid_(), out=out[:, columns])
 

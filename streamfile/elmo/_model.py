@@ -19,7 +19,6 @@ from streamfile.elmo._forks import computing
 from streamfile.elmo._layer_0 import CharacterNetwork
 from streamfile.elmo._lstm import Network, State
 from streamfile.elmo._options import Options
-from streamfile.elmo._product import LEAST_ROWS
 from streamfile.elmo._threads import DIRECTIONS, Threads
 from streamfile.elmo._weights import open_weights
 from streamfile.errors import ArgumentError
@@ -71,13 +70,10 @@ class TorchModel:
             self._characters = CharacterNetwork(options, weights, self._threads, device)
             self._directions = self._threads.run(
                 [
-                    functools.partial(Network.load, options, weights, direction, device, dtype)
+                    functools.partial(Network, options, weights, direction, device, dtype)
                     for direction in range(DIRECTIONS)
                 ]
             )
-        self._both = None
-        if device.type == "cpu":
-            self._both = self._threads.alone(functools.partial(Network.pair, self._directions))
         self._lock = threading.Lock()
         self._known = self._nothing_known()
 
@@ -131,16 +127,12 @@ class TorchModel:
         )
         joined[:, 0] = layer_0[:, None]
         x, vectors = torch.from_numpy(layer_0).to(self._device), torch.from_numpy(joined)
-        if self._both is not None and len(sentences) < LEAST_ROWS:
-            both = functools.partial(self._in_both, self._both, x, packing, states, vectors)
-            after = self._threads.alone(both)
-        else:
-            after = self._threads.run(
-                [
-                    functools.partial(self._contexts, at, x, packing, states[at], vectors)
-                    for at in range(DIRECTIONS)
-                ]
-            )
+        after = self._threads.run(
+            [
+                functools.partial(self._contexts, at, x, packing, states[at], vectors)
+                for at in range(DIRECTIONS)
+            ]
+        )
         ends = np.cumsum([len(sentence) for sentence in spelt]).tolist()
         return [
             joined[end - len(sentence) + 1 : end - 1].reshape(len(sentence) - BOUNDARIES, -1).copy()
@@ -167,27 +159,6 @@ class TorchModel:
         for at, layer in enumerate(layers, 1):
             vectors[tokens, at, direction] = layer.to(vectors.device)
         return [state.take(order.argsort()) for state in after]
-
-    def _in_both(
-        self, network: Network, x: Tensor, packing: Packing, states: States, vectors: Tensor
-    ) -> list[list[State]]:
-        """Do the same for both directions at once."""
-        tokens = [torch.from_numpy(packing.tokens[at]) for at in range(DIRECTIONS)]
-        order, before = torch.from_numpy(packing.order), None
-        given = [state for state in states if state is not None]
-        if given:
-            before = [State.stack(layer).take(order) for layer in zip(*given, strict=True)]
-        layers, after = network.run(
-            torch.stack([x[rows] for rows in tokens]),
-            packing.sizes,
-            torch.from_numpy(packing.last),
-            before,
-        )
-        for at, layer in enumerate(layers, 1):
-            for direction, rows in enumerate(tokens):
-                vectors[rows, at, direction] = layer[direction]
-        back = order.argsort()
-        return [[state.of(at).take(back) for state in after] for at in range(DIRECTIONS)]
 
     def _layer_0(self, tokens: Sequence[bytes]) -> Floats:
         """Look layer 0 up, or compute it; a row a token."""

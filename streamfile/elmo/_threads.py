@@ -33,12 +33,10 @@ class Threads:
         self._sequential = device.type != "cpu"
         self.count = 1 if self._sequential else min(DIRECTIONS, threads)
         # Of this process, and of its children.
-        self._pid = os.getpid()
-        self._pools = {self._pid: self._pool(self.count, threads // self.count)}
-        self._single = self._pool(1, threads)
+        self._pools = {os.getpid(): self._pool(threads // self.count)}
 
-    def _pool(self, count: int, threads: int) -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(count, "streamfile-elmo", _limit, (threads,))
+    def _pool(self, threads: int) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(self.count, "streamfile-elmo", _limit, (threads,))
 
     def run(self, tasks: Sequence[Callable[[], T]]) -> list[T]:
         """Run tasks side by side, without gradients.
@@ -51,17 +49,8 @@ class Threads:
         if self._sequential:
             return [_infer(task) for task in tasks]
         pid = os.getpid()
-        pool = self._pools.get(pid) or self._pools.setdefault(pid, self._pool(self.count, 1))
+        pool = self._pools.get(pid) or self._pools.setdefault(pid, self._pool(1))
         return [future.result() for future in [pool.submit(_infer, task) for task in tasks]]
-
-    def alone(self, task: Callable[[], T]) -> T:
-        """Run one task, without gradients, in which torch may use all of its threads.
-
-        Its thread is none that a parent process had torch start threads for.
-        """
-        if self._sequential or os.getpid() != self._pid:
-            return self.run([task])[0]
-        return self._single.submit(_infer, task).result()
 
 
 def _infer(task: Callable[[], T]) -> T:

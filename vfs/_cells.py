@@ -1,0 +1,122 @@
+"""The cells of index pages (file format, section 1.6)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from vfs._record import Ints, Page, read_varint
+from vfs._tree import Visited
+from vfs._walk import Walk
+
+if TYPE_CHECKING:
+    from vfs._index import Index
+
+Entry = tuple[bytes, int]
+LEAST_RECORD = 3  # a header that says NULL and row id 0
+
+
+@dataclass(frozen=True)
+class Cell:
+    """An entry of an index page.
+
+    Attributes
+    ----------
+    local
+        The part of its record that is in the page.
+    size
+        Length of the whole record.
+    overflow
+        The page where the rest begins, 0 if there is none.
+    """
+
+    local: bytes
+    size: int
+    overflow: int
+
+
+@dataclass(frozen=True)
+class IndexNode:
+    """A page of an index; cell i lies between child i and child i + 1. Leaves have no children."""
+
+    cells: Sequence[Cell] | Cells
+    children: Ints
+
+
+class Entries:
+    """The entries of one page, as one walk reads them.
+
+    Parameters
+    ----------
+    index, number, node
+        The page.
+    visited
+        By the walk, overflow pages included.
+    """
+
+    def __init__(self, index: Index, number: int, node: IndexNode, visited: Visited) -> None:
+        self.number = number
+        self._index, self._node, self._visited = index, node, visited
+        self._records: dict[int, bytes] = {}
+        self._room = index.layout.usable
+
+    def __len__(self) -> int:
+        return len(self._node.cells)
+
+    def cell(self, position: int) -> Cell:
+        """Give an entry's cell."""
+        return self._node.cells[position]
+
+    def record(self, position: int) -> Walk[bytes]:
+        """Get an entry's whole record."""
+        if position not in self._records:
+            cell = self.cell(position)
+            tail = b""
+            if cell.overflow:
+                chain = (cell.overflow, cell.size - len(cell.local))
+                (tail,) = yield from self._index._chains([chain], self._visited)
+            self._records[position] = cell.local + tail
+        return self._records[position]
+
+    def decode(self, low: int, high: int) -> Walk[list[Entry]]:
+        """Get the keys and row ids of entries, none of them twice in a page's life."""
+        decoded: list[Entry] = []
+        for position in range(low, high):
+            self._room -= len(self.cell(position).local)
+            values = self._index._decode((yield from self.record(position)))
+            key, rowid = values if len(values) == 2 else (None, None)
+            if self._room < 0 or not isinstance(key, bytes) or not isinstance(rowid, int):
+                raise self._index.malformed(self.number, "an entry that is no key and row id")
+            decoded.append((key, rowid))
+        return decoded
+
+
+class Cells:
+    """The cells of an index page, decoded when looked at."""
+
+    def __init__(self, index: Index, number: int, page: Page, offsets: Ints) -> None:
+        self._index, self._number, self._page = index, number, page
+        self._offsets: list[int] = offsets.tolist()
+
+    def __len__(self) -> int:
+        return len(self._offsets)
+
+    def __getitem__(self, position: int) -> Cell:
+        offset = self._offsets[position]
+        try:
+            size, at = read_varint(self._page, offset)
+        except IndexError:
+            raise self._index.malformed(self._number, "a cell outside of the page") from None
+        local = size
+        if size > self._index.most_local:
+            local = int(self._index.local_size(np.array([size]))[0])
+        spilt = 4 if local < size else 0
+        if size < LEAST_RECORD or at + local + spilt > self._index.layout.usable:
+            raise self._index.malformed(self._number, "a cell outside of the page")
+        overflow = int.from_bytes(self._page[at + local : at + local + spilt], "big")
+        if spilt and not 1 <= overflow <= self._index.layout.page_count:
+            raise self._index.malformed(self._number, f"a record that overflows to page {overflow}")
+        return Cell(bytes(self._page[at : at + local]), size, overflow)
