@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from streamfile._compiled import CompiledDecoder, compiled
+from streamfile._compiled import compiled
+from streamfile._compiled_decoder import KERNEL, CompiledDecoder
 from streamfile._decode import Ints, Keys, Scratch
 from streamfile._format import Floats, VectorRows
 from streamfile._reader import Contents, Reader
@@ -76,7 +77,7 @@ class Decoder:
         self._turn: AbstractContextManager[Any] = threading.Lock() if in_turn else nullcontext()
         self._shared = Scratch(LESS) if in_turn else None
         self._compiled: CompiledDecoder | None = None
-        function = compiled(reader.kept("code")[0]) if normalized and may_compile else None
+        function = compiled(KERNEL, reader.kept("code")[0]) if normalized and may_compile else None
         if function is not None:
             usable, told = contents.pages.layout.usable, contents.format
             self._compiled = CompiledDecoder(function, usable, told.dim, told.precision)

@@ -1,15 +1,15 @@
-"""A compiled decoder of the usual leaf pages, where numba is installed (extra ``fast``).
+"""Machine code for the longest loops, where numba is installed (extra ``fast``).
 
 numba compiles it once, and only for that it is imported: that takes longer than most scans. The
 machine code is kept in the cache directory; llvmlite, which numba is made with, loads it in
-milliseconds. What the compiled decoder does not take (rows that overflow their page, integers of
-more than four bytes, all that is malformed) it refuses, and numpy decodes it.
+milliseconds. Without it numpy does the same.
 """
 
 from __future__ import annotations
 
 import ctypes
 import hashlib
+import inspect
 import logging
 import os
 import stat
@@ -18,85 +18,62 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from streamfile._decode import Bytes, Ints, Keys, Scratch
-from streamfile._format import Floats
-from vfs import KeptFile, KeptFiles, Part, VFSError
+from vfs import KeptFile, KeptFiles, Part, VFSError, default_kept_files
 
 log = logging.getLogger(__name__)
 
-Decoded = tuple[Ints, Floats, Keys]
-POINTER, INTEGER = ctypes.c_void_p, ctypes.c_int64
-SIGNATURE = (
-    *(INTEGER, POINTER, INTEGER, POINTER, INTEGER, INTEGER, INTEGER, ctypes.c_float),
-    *(POINTER, INTEGER, POINTER, POINTER, POINTER),
-)
-LEAST_ROW = 4  # bytes of a row without its dimensions
+NUMBERS: dict[str, Any] = {
+    "int64": ctypes.c_int64,
+    "float32": ctypes.c_float,
+    "float64": ctypes.c_double,
+}
 
 _lock = threading.Lock()
 _known: dict[str, Callable[..., int] | None] = {}
 
 
-class CompiledDecoder:
-    """Decodes vectors of unit length.
+class Kernel:
+    """A function that can be compiled.
 
     Parameters
     ----------
     function
-        The machine code.
-    usable
-        Bytes of a page that may hold cells.
-    dim, precision
-        See `Format`.
+        Of pointers and numbers, which gives an integer. Its module has all that it depends on.
+    arguments
+        Their types, as numba calls them, with a star behind those that are pointed at.
+    helpers
+        Functions of that module that it calls.
     """
 
-    def __init__(self, function: Callable[..., int], usable: int, dim: int, precision: int) -> None:
-        self._function = function
-        self._usable, self._dim = usable, dim
-        self._scale = float(np.float32(10**precision))
+    def __init__(
+        self,
+        function: Callable[..., int],
+        *arguments: str,
+        helpers: tuple[Callable[..., Any], ...] = (),
+    ) -> None:
+        self.function, self.arguments, self.helpers = function, arguments, helpers
 
-    def decode(self, data: Bytes, starts: Ints, scratch: Scratch) -> Decoded | None:
-        """Decode leaf pages.
-
-        Parameters
-        ----------
-        data, starts
-            See `Pages.block`.
-        scratch
-            For the vectors.
-
-        Returns
-        -------
-        tuple or None
-            Row ids that follow each other, vectors and keys; None if anything is unusual.
-        """
-        room = len(starts) * self._usable // (self._dim + LEAST_ROW)
-        vectors = scratch.array("vectors", (room, self._dim), "f4")
-        rowids, begins, ends = scratch.array("rows", (3, room), "i8")
-        starts = np.ascontiguousarray(starts, np.int64)
-        count = self._function(
-            *(data.ctypes.data, len(data), starts.ctypes.data, len(starts)),
-            *(self._usable, self._dim, self._scale, vectors.ctypes.data, room),
-            *(rowids.ctypes.data, begins.ctypes.data, ends.ctypes.data),
-        )
-        if count <= 0:
-            return None
-        return rowids[:count], vectors[:count], Keys(data, begins[:count], ends[:count])
+    @property
+    def source(self) -> bytes:
+        """The text of its module, and of this one."""
+        paths = (inspect.getfile(self.function), __file__)
+        return b"".join(Path(path).read_bytes() for path in paths)
 
 
-def compiled(files: KeptFiles | None) -> Callable[..., int] | None:
-    """Load the machine code.
+def compiled(kernel: Kernel, files: KeptFiles | None) -> Callable[..., int] | None:
+    """Load machine code.
 
     Parameters
     ----------
+    kernel
+        What it is made of.
     files
         Where it is kept; without such a place nothing is compiled.
 
     Returns
     -------
     callable or None
-        `_decode_pages` for pointers; None if that is not possible.
+        The function, for addresses in place of pointers; None if that is not possible.
     """
     if files is None:
         return None
@@ -105,21 +82,29 @@ def compiled(files: KeptFiles | None) -> Callable[..., int] | None:
             import llvmlite.binding as llvm
         except ImportError:
             return None
-        source = Path(__file__).read_bytes()
         machine = (llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten())
-        told = repr((source, machine, llvm.llvm_version_info, llvm.get_process_triple()))
+        told = repr((kernel.source, machine, llvm.llvm_version_info, llvm.get_process_triple()))
         name = hashlib.sha256(told.encode()).digest()[:16]
         if name.hex() not in _known:
             try:
-                with files.make(name, 0, _build) as file:
-                    _known[name.hex()] = _load(file)
+                with files.make(name, 0, lambda part: _build(kernel, part)) as file:
+                    _known[name.hex()] = _load(kernel, file)
             except (ImportError, VFSError, OSError) as failure:
-                log.info("no compiled decoder: %s", failure)
+                log.info("no compiled code: %s", failure)
                 _known[name.hex()] = None
         return _known[name.hex()]
 
 
-def _load(file: KeptFile) -> Callable[..., int] | None:
+def compiled_by_default(kernel: Kernel) -> Callable[..., int] | None:
+    """Load machine code that is kept in the default cache directory; see `compiled`."""
+    try:
+        return compiled(kernel, default_kept_files())
+    except VFSError as failure:  # an option that reading files would tell
+        log.info("no compiled code: %s", failure)
+        return None
+
+
+def _load(kernel: Kernel, file: KeptFile) -> Callable[..., int] | None:
     import llvmlite.binding as llvm
 
     told = file.path.stat()
@@ -133,24 +118,28 @@ def _load(file: KeptFile) -> Callable[..., int] | None:
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
     engine.add_object_file(llvm.ObjectFileRef.from_data(code))
     engine.finalize_object()
-    function: Any = ctypes.CFUNCTYPE(*SIGNATURE)(engine.get_function_address(name.decode()))
+    kinds = (NUMBERS.get(argument, ctypes.c_void_p) for argument in kernel.arguments)
+    prototype = ctypes.CFUNCTYPE(ctypes.c_int64, *kinds)
+    function: Any = prototype(engine.get_function_address(name.decode()))
     function.engine = engine  # it owns the code
     return function  # type: ignore[no-any-return]
 
 
-def _build(part: Part) -> None:
+def _build(kernel: Kernel, part: Part) -> None:
     import llvmlite.binding as llvm
     import numba
     from numba.extending import register_jitable
 
-    register_jitable(_read_varint)
+    for helper in kernel.helpers:
+        register_jitable(helper)
     types: Any = numba.types
-    bytes_, longs = types.CPointer(types.uint8), types.CPointer(types.int64)
-    signature = types.int64(
-        *(bytes_, types.int64, longs, types.int64, types.int64, types.int64, types.float32),
-        *(types.CPointer(types.float32), types.int64, longs, longs, longs),
-    )
-    function: Any = numba.cfunc(signature, error_model="numpy")(_decode_pages)
+    arguments = [
+        types.CPointer(getattr(types, argument[:-1]))
+        if argument.endswith("*")
+        else getattr(types, argument)
+        for argument in kernel.arguments
+    ]
+    function: Any = numba.cfunc(types.int64(*arguments), error_model="numpy")(kernel.function)
     machine = llvm.Target.from_default_triple().create_target_machine(
         cpu=llvm.get_host_cpu_name(),
         features=llvm.get_host_cpu_features().flatten(),
@@ -162,104 +151,3 @@ def _build(part: Part) -> None:
     content = function._wrapper_name.encode() + b"\0" + code
     part.reserve(len(content))
     os.pwrite(part.file, content, 0)
-
-
-def _read_varint(data: Any, at: int) -> tuple[int, int]:
-    """Decode a varint of up to eight bytes; a longer one gives -1."""
-    value = 0
-    for _ in range(8):
-        byte = data[at]
-        at += 1
-        value = value << 7 | byte & 127
-        if byte < 128:
-            return value, at
-    return -1, at
-
-
-def _decode_pages(
-    data: Any,
-    size: int,
-    starts: Any,
-    pages: int,
-    usable: int,
-    dim: int,
-    scale: float,
-    vectors: Any,
-    room: int,
-    rowids: Any,
-    begins: Any,
-    ends: Any,
-) -> int:
-    """Decode leaf pages, given as pointers: the number of rows, or -1 for anything unusual."""
-    count = 0
-    for page in range(pages):
-        base = starts[page]
-        if base < 0 or base + usable > size - 18 or data[base] != 13:
-            return -1
-        cells = data[base + 3] << 8 | data[base + 4]
-        if 8 + 2 * cells > usable:
-            return -1
-        edge = base + usable  # each cell ends where the one before it begins, or earlier
-        for cell in range(cells):
-            pointer = base + 8 + 2 * cell
-            begin = base + (data[pointer] << 8 | data[pointer + 1])
-            if begin + 4 > edge or count >= room:
-                return -1
-            length, at = _read_varint(data, begin)
-            if length < 0 or length > usable - 35:
-                return -1
-            rowid, start = _read_varint(data, at)
-            end = start + length
-            if rowid < 0 or end > edge or (count and rowid != rowids[count - 1] + 1):
-                return -1
-            header, at = _read_varint(data, start)
-            key_type, at = _read_varint(data, at)
-            body = start + header
-            if at + dim + 1 != body or key_type < 13 or key_type % 2 == 0:
-                return -1
-            value = body + (key_type - 13) // 2
-            kind = data[body - 1]
-            if value > end or kind > 9:
-                return -1
-            rowids[count] = rowid
-            begins[count] = body
-            ends[count] = value
-            last = end
-            if kind < 5:
-                last -= kind
-            elif kind == 5:
-                last -= 6
-            elif kind < 8:
-                last -= 8
-            total, constants, unusual = 0, 0, 0
-            for column in range(dim):
-                code = data[at + column]
-                constant = (code == 8) | (code == 9)
-                constants |= constant
-                unusual |= ((code < 1) | (code > 4)) & (not constant)
-                total += 0 if constant else code
-            if unusual or value + total != last:
-                return -1
-            out = count * dim
-            for column in range(dim):
-                code = data[at + column]
-                if constants and code >= 8:
-                    vectors[out + column] = np.float32(code - 8)
-                    continue
-                word = (  # one load of eight bytes
-                    data[value] << 56
-                    | data[value + 1] << 48
-                    | data[value + 2] << 40
-                    | data[value + 3] << 32
-                    | data[value + 4] << 24
-                    | data[value + 5] << 16
-                    | data[value + 6] << 8
-                    | data[value + 7]
-                )
-                vectors[out + column] = np.float32(np.int64(word) >> np.int64(64 - 8 * code))
-                value += code
-            for column in range(out, out + dim):  # many at once, unlike those before it
-                vectors[column] /= scale
-            edge = begin
-            count += 1
-    return count

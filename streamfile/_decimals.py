@@ -89,7 +89,7 @@ def parse_decimals(text: bytes, ends: Ints, sizes: Ints) -> tuple[Doubles, int]:
     if not usual.all():
         which = np.flatnonzero(~usual)
         bounds = zip((ends - sizes)[which].tolist(), ends[which].tolist(), strict=True)
-        found, wrong = _read_each([text[start:end] for start, end in bounds])
+        found, wrong = read_each([text[start:end] for start, end in bounds])
         values[which[: len(found)]] = found
         wrong = wrong if wrong < 0 else int(which[wrong])
     return values, wrong
@@ -115,7 +115,7 @@ def _eight_digits(words: Words, masks: Words) -> tuple[Words, npt.NDArray[np.boo
     return words, over == word(0)
 
 
-def _read_each(numbers: list[bytes]) -> tuple[list[float], int]:
+def read_each(numbers: list[bytes]) -> tuple[list[float], int]:
     """Read numbers one by one, up to the first that is none, and give its place, else -1."""
     if not b"".join(numbers).translate(None, NUMERALS):
         try:

@@ -44,9 +44,7 @@ def encode_rows(keys: Sequence[bytes], ints: Integers, magnitudes: Doubles) -> t
     lengths = np.fromiter(map(len, keys), np.int64, count)
     types = integer_types(ints)
     kinds, numbers = number_types(magnitudes)
-    key_types = 2 * lengths + LEAST_TEXT
-    header = varint_sizes(key_types) + dim + 1
-    header += varint_sizes(header + varint_sizes(header))
+    header, key_types = header_sizes(lengths, dim)
     sizes = header + lengths + NUMBER_SIZES[kinds]
     sizes += SIZES[types].sum(axis=1, dtype=np.int64)
     # Each record with all of its parts as wide as they can be; of these bytes a mask leaves some.
@@ -71,6 +69,14 @@ def encode_rows(keys: Sequence[bytes], ints: Integers, magnitudes: Doubles) -> t
         wide[:, columns], mask[:, columns] = part, stored
         at = columns.stop
     return wide[mask], sizes
+
+
+def header_sizes(lengths: Ints, dim: int) -> tuple[Ints, Ints]:
+    """Give the bytes of the records' headers and the serial types of keys of some lengths."""
+    key_types = 2 * lengths + LEAST_TEXT
+    sizes = varint_sizes(key_types) + dim + 1
+    sizes += varint_sizes(sizes + varint_sizes(sizes))
+    return sizes, key_types
 
 
 def integer_types(ints: Integers) -> Bytes:

@@ -3,35 +3,25 @@
 from __future__ import annotations
 
 import os
-import struct
 import tempfile
 from collections.abc import Iterator, Sequence
-from typing import IO, NamedTuple
+from typing import IO
 
 import numpy as np
 
-from streamfile._ngrams import Characters, Flags, Grams, Ints, searched
-from streamfile._postings import ENCODED, Postings, encode_varints, merged
+from streamfile._ngrams import WORD, Bytes, Flags, Ints, Rows, rows_of, searched
+from streamfile._postings import ENCODED, Postings, encode_varints
+from streamfile._runs import FIRST_COLUMN, SAMPLED, SECOND_COLUMN, Batch, Run, concatenated, taken
 from streamfile._segment import Segment
 
-MOST_KEYS = 4096  # at once; their numbers have to fit into int16, which is sorted fastest
+MOST_KEYS = 4096  # at once
 MOST_TEXT = 1 << 17  # bytes of them, if there is more than one
 MOST_POSTINGS = 1 << 19  # in memory
+PARTS = 4  # of these, of which one is sorted at once in the end
 COUNTED = 4  # what is stored, of each n-gram: SQLite gives four numbers for a match
-HEADER = struct.Struct("<qqq")
+LONGEST_NUMBER = 20  # bytes
 
-SECOND_COLUMN = 1  # as a place
-FIRST_COLUMN = 2  # where the places in it begin
-
-
-class Batch(NamedTuple):
-    """The n-grams of some keys and, as one more, the numbers of them; all are terms.
-
-    A place is `SECOND_COLUMN`, which has one term only, or `FIRST_COLUMN` and the position.
-    """
-
-    grams: Grams
-    places: Ints
+MOST_DIFFERENCE, MOST_PLACE = 1 << 28, 1 << 14  # with four and two bytes as varints
 
 
 class NgramIndex:
@@ -44,7 +34,8 @@ class NgramIndex:
     folder
         Where the temporary file is.
     most_postings
-        N-grams of keys in memory, beyond which they are put into that file.
+        N-grams of keys in memory, beyond which they are put into that file; in the end, the most
+        at once, unless more begin with the same word of eight bytes.
     """
 
     def __init__(
@@ -57,14 +48,15 @@ class NgramIndex:
     ) -> None:
         self._shortest = shortest
         self._longest = longest
+        self._width = -(-max(4 * longest, LONGEST_NUMBER) // WORD) - 1
         self._most = most_postings
         self._batches: list[Batch] = []
         self._count = 0
         self._file: IO[bytes] = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
-        self._runs: list[tuple[int, int]] = []
+        self._runs: list[Run] = []
         self._next = 1
 
-    def add(self, first_rowid: int, keys: Sequence[bytes]) -> list[tuple[str, int]]:
+    def add(self, first_rowid: int, keys: Sequence[bytes]) -> list[tuple[bytes, int]]:
         """Add keys with consecutive row ids.
 
         Parameters
@@ -77,7 +69,7 @@ class NgramIndex:
         Returns
         -------
         list of (char_ngrams, num_ngrams)
-            What the subword table has of each key.
+            What the subword table has of each key; the n-grams in UTF-8.
 
         Raises
         ------
@@ -87,7 +79,7 @@ class NgramIndex:
         if first_rowid < self._next:
             raise ValueError(f"expected a row id of at least {self._next}, got {first_rowid}")
         self._next = first_rowid + len(keys)
-        contents: list[tuple[str, int]] = []
+        contents: list[tuple[bytes, int]] = []
         ends = np.append(0, np.cumsum(np.fromiter(map(len, keys), np.int64, len(keys))))
         at = 0
         while at < len(keys):
@@ -97,33 +89,26 @@ class NgramIndex:
             at = end
         return contents
 
-    def _add(self, first_rowid: int, keys: list[str]) -> list[tuple[str, int]]:
-        grams, counts = searched(keys, self._shortest, self._longest)
-        numbers = (COUNTED * counts).tolist()
-        self._note(first_rowid, len(keys), grams, COUNTED * counts)
-        return list(zip(grams.joined_by_document(len(keys)), numbers, strict=True))
-
-    def _note(self, first_rowid: int, count: int, grams: Grams, numbers: Ints) -> None:
-        each = np.bincount(grams.documents, minlength=count)
-        positions = np.arange(len(grams.documents)) - np.repeat(np.cumsum(each) - each, each)
+    def _add(self, first_rowid: int, keys: list[str]) -> list[tuple[bytes, int]]:
+        rows, lasts, counts = searched(keys, self._shortest, self._longest, self._width)
+        texts = [text[:-1] for text in rows.joined().split(b"\n")[:-1]]
+        numbers = COUNTED * counts
         different, which = np.unique(numbers, return_inverse=True)
-        digits = [str(number) for number in different.tolist()]
-        sizes = np.array([len(each) for each in digits])
-        starts = len(grams.characters) + np.cumsum(sizes) - sizes
-        documents = np.append(grams.documents, np.arange(count))
-        # Those of one document stay in the order of columns.
-        order = np.argsort(documents.astype(np.int16), kind="stable")
-        ordered = Grams(
-            np.append(grams.characters, np.frombuffer("".join(digits).encode("utf-32-le"), "<u4")),
-            np.append(grams.starts, starts[which])[order],
-            np.append(grams.sizes, sizes[which])[order],
-            documents[order] + first_rowid,
-        )
-        places = np.append(positions + FIRST_COLUMN, np.full(count, SECOND_COLUMN))[order]
-        self._batches.append(Batch(ordered, places))
+        terms = rows_of([b"%d" % number for number in different.tolist()], self._width)
+        long = np.flatnonzero(np.isin(which, terms.full))
+        rest = terms.rest[np.searchsorted(terms.full, which[long])]
+        rest = np.insert(rows.rest, np.searchsorted(rows.full, lasts[long]), rest, axis=0)
+        rows.words[lasts] = terms.words[which]
+        each = np.diff(lasts, prepend=-1)
+        places = np.arange(FIRST_COLUMN, FIRST_COLUMN + len(rows.words))
+        places -= np.repeat(lasts + 1 - each, each)
+        places[lasts] = SECOND_COLUMN
+        documents = np.repeat(np.arange(first_rowid, first_rowid + len(keys)), each)
+        self._batches.append(Batch(Rows(rows.words, rest), documents, places))
         self._count += len(places)
         if self._count > self._most:
             self._spill()
+        return list(zip(texts, numbers.tolist(), strict=True))
 
     def finish(self, block_size: int) -> Segment:
         """Make the index of all keys added; after that no more can be.
@@ -134,86 +119,51 @@ class NgramIndex:
             Most bytes of a block, see `Segment`.
         """
         self._spill()
-        if len(self._runs) == 1:
-            return Segment(self._read(*self._runs[0]), block_size)
-        runs = [self._read(*run) for run in reversed(self._runs)]
-        return Segment(merged(runs, "temporary file"), block_size)
+        return Segment(self._postings(), block_size)
 
     def close(self) -> None:
         """Remove the temporary file."""
         self._file.close()
 
     def _spill(self) -> None:
-        """Put what is in memory into the file, as a run of rising terms."""
-        if not self._batches:
+        """Put what is in memory into the file."""
+        if self._batches:
+            batch = concatenated(self._batches)
+            self._batches, self._count = [], 0
+            self._runs.append(Run(self._file, batch))
+
+    def _postings(self) -> Iterator[Postings]:
+        """Merge runs, some terms after the other."""
+        if not self._runs:
             return
-        batches, self._batches, self._count = self._batches, [], 0
-        begin = self._file.tell()
-        for piece in _postings(batches).pieces():
-            terms = b" ".join(piece.terms)
-            self._file.write(HEADER.pack(len(piece.terms), len(terms), len(piece.lists)))
-            self._file.write(terms)
-            self._file.write(piece.sizes.tobytes())
-            self._file.write(piece.lists)
-        self._runs.append((begin, self._file.tell()))
-
-    def _read(self, at: int, end: int) -> Iterator[Postings]:
-        while at < end:
-            self._file.seek(at)
-            count, size, lists = HEADER.unpack(self._file.read(HEADER.size))
-            terms = self._file.read(size).split(b" ")
-            sizes = np.frombuffer(self._file.read(8 * count), np.int64)
-            yield Postings(terms, sizes, self._file.read(lists))
-            at += HEADER.size + size + 8 * count + lists
+        sampled = np.sort(np.concatenate([run.sampled for run in self._runs]))
+        step = max(1, self._most // PARTS // SAMPLED)
+        bounds = np.unique(sampled[step::step])
+        for bound in (*bounds, None):
+            batch = concatenated([run.until(bound) for run in self._runs])
+            if len(batch.documents):
+                yield _encoded(batch)
 
 
-def _postings(batches: list[Batch]) -> Postings:
-    """Sort n-grams, of which there is at least one, by terms, and encode their documents."""
-    grams = [batch.grams for batch in batches]
-    lengths = np.array([len(each.characters) for each in grams])
-    starts = np.concatenate([each.starts for each in grams])
-    starts += np.repeat(np.cumsum(lengths) - lengths, [len(each.starts) for each in grams])
-    characters = np.concatenate([each.characters for each in grams])
-    sizes = np.concatenate([each.sizes for each in grams])
-    documents = np.concatenate([each.documents for each in grams])
-    places = np.concatenate([batch.places for batch in batches])
-    batches.clear()
-    del grams
-
-    words = _words(characters, starts, sizes)
-    order = np.lexsort(words[::-1])
-    new = np.zeros(len(order), bool)
-    new[0] = True
-    for word in words:
-        ordered = word[order]
-        new[1:] |= ordered[1:] != ordered[:-1]
-    firsts = order[new]
-    terms = Grams(characters, starts[firsts], sizes[firsts], documents[firsts]).joined()
-    lists, begins = _lists(new, documents[order], places[order])
-    bounds = np.append(begins[new], len(lists))
-    return Postings(terms.encode().split(b" ")[:-1], np.diff(bounds), lists)
-
-
-def _words(characters: Characters, starts: Ints, sizes: Ints) -> list[Ints]:
-    """Turn n-grams into numbers that are in their order, the ones of the first word first.
-
-    Their characters, as numbers from 1 in the order of all that there are, share words of 63 bits;
-    a shorter n-gram ends with zeros.
-    """
-    ranks = np.zeros(0x110000, np.int64)
-    ranks[characters] = 1
-    ranks = np.cumsum(ranks)
-    codes = np.append(ranks[characters], 0)
-    bits = int(ranks[-1]).bit_length()
-    longest, in_word = int(sizes.max()), 63 // bits
-    words: list[Ints] = []
-    for begin in range(0, longest, in_word):
-        word = np.zeros(len(starts), np.int64)
-        for at in range(begin, min(begin + in_word, longest)):
-            word <<= bits
-            word |= codes[np.where(at < sizes, starts + at, len(characters))]
-        words.append(word)
-    return words
+def _encoded(batch: Batch) -> Postings:
+    """Sort what is put together of several runs, by terms, and encode the lists of documents."""
+    # Runs are in order already, of which a stable sort makes use.
+    batch = taken(batch, np.argsort(batch.rows.words, kind="stable"))
+    words = batch.rows.words
+    new = np.append(True, words[1:] != words[:-1])
+    full = batch.rows.full
+    if len(full):
+        rest = batch.rows.rest
+        order = np.lexsort([*rest.T[::-1], np.cumsum(new)[full]])
+        rest = rest[order]
+        documents, places = batch.documents, batch.places
+        documents[full], places[full] = documents[full[order]], places[full[order]]
+        new[full[1:]] |= (rest[1:] != rest[:-1]).any(axis=1)
+        batch = Batch(Rows(words, rest), documents, places)
+    lists, begins = _lists(new, batch.documents, batch.places)
+    terms = Rows(words[new], batch.rows.rest[new[full]]).joined()
+    sizes = np.diff(np.append(begins[new], len(lists)))
+    return Postings(terms.split(b" ")[:-1], sizes, lists)
 
 
 def _lists(new: Flags, documents: Ints, places: Ints) -> tuple[bytes, Ints]:
@@ -226,26 +176,54 @@ def _lists(new: Flags, documents: Ints, places: Ints) -> tuple[bytes, Ints]:
     begins
         Where each of the places begins in them.
     """
-    before = np.append(0, documents[:-1])
-    other = new | (documents != before)
-    last = np.append(other[1:], True)
-    differences = np.where(new, documents, documents - before)
+    differences = np.diff(documents, prepend=0)
+    differences[new] = documents[new]
+    last = np.append(differences[1:] != 0, True)
     lists: list[bytes] = []
-    begins: list[Ints] = []
-    total = 0
+    sizes: list[Ints] = []
     for at in range(0, len(new), ENCODED):
         part = slice(at, at + ENCODED)
-        second = places[part] == SECOND_COLUMN
-        count = len(second)
-        values = np.ones((count, 5), np.int64)
-        values[:, 0] = differences[part]
-        values[:, 3] = np.where(second, FIRST_COLUMN, places[part])
-        values[:, 4] = 0
-        written = np.stack([other[part], second, second, np.ones(count, bool), last[part]], axis=1)
-        encoded, sizes = encode_varints(values[written])
-        numbers = written.sum(axis=1)
-        ends = np.append(0, np.cumsum(sizes))
-        begins.append(total + ends[np.cumsum(numbers) - numbers])
+        each = differences[part], places[part], last[part]
+        usual = each[0].max() < MOST_DIFFERENCE and each[1].max() < MOST_PLACE
+        encoded, ends = (_encoded_words if usual else _encoded_varints)(*each)
         lists.append(encoded.tobytes())
-        total += len(encoded)
-    return b"".join(lists), np.concatenate(begins)
+        sizes.append(ends)
+    ends = np.concatenate(sizes)
+    return b"".join(lists), np.cumsum(ends) - ends
+
+
+def _encoded_words(differences: Ints, places: Ints, last: Flags) -> tuple[Bytes, Ints]:
+    """Encode what fits into eight bytes each; give the sizes, too."""
+    sizes = (differences > 0).astype(np.int64)
+    values = differences & 0x7F
+    for shift in (7, 14, 21):
+        more = differences >> shift
+        if not more.any():
+            break
+        longer = more > 0
+        sizes += longer
+        values |= (more & 0x7F) << shift // 7 * 8
+        values |= longer.astype(np.int64) << shift // 7 * 8 - 1
+    two = places >> 7
+    tails = np.where(two > 0, places & 0x7F | 0x80 | two << 8, places)
+    second = places == SECOND_COLUMN
+    tails[second] = SECOND_COLUMN | SECOND_COLUMN << 8 | FIRST_COLUMN << 16
+    values |= tails << 8 * sizes
+    sizes += 1 + (two > 0) + last + 2 * second
+    encoded = values.astype("<i8").view(np.uint8).reshape(-1, WORD)
+    return encoded[np.arange(WORD) < sizes[:, None]], sizes
+
+
+def _encoded_varints(differences: Ints, places: Ints, last: Flags) -> tuple[Bytes, Ints]:
+    """Encode numbers of any size; give the sizes, too."""
+    second = places == SECOND_COLUMN
+    count = len(second)
+    values = np.ones((count, 5), np.int64)
+    values[:, 0] = differences
+    values[:, 3] = np.where(second, FIRST_COLUMN, places)
+    values[:, 4] = 0
+    written = np.stack([differences > 0, second, second, np.ones(count, bool), last], axis=1)
+    encoded, sizes = encode_varints(values[written])
+    each = np.zeros((count, 5), np.int64)
+    each[written] = sizes
+    return encoded, each.sum(axis=1)

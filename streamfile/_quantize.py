@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from streamfile._compiled import compiled_by_default
+from streamfile._compiled_rows import KERNEL, CompiledEncoder
 from streamfile._decode import Bytes, Doubles, Ints
 from streamfile._encode import Integers, encode_rows
 from streamfile.errors import ArgumentError
@@ -17,6 +19,7 @@ from vfs import Rows
 MOST_PRECISION = 9  # decimal places: the integers have four bytes
 BLOCK = 1 << 16  # values, few enough for a processor's cache
 LONGEST_KEY = 256  # bytes: a row with a longer one is encoded by itself
+LEAST_COMPILED = 1 << 23  # values
 FEW = 40  # rows, counted faster one by one
 BINS = 201  # of a component, from -1 to 1
 MARGIN = 18  # bytes behind the last record, for who reads them
@@ -31,6 +34,8 @@ class Quantizer:
         Dimensions of each vector.
     precision
         Decimal places kept of each component of the unit vector.
+    expected
+        Rows, more or less: whether compiled code is worth loading.
 
     Raises
     ------
@@ -38,7 +43,7 @@ class Quantizer:
         A precision below 1 or above 9.
     """
 
-    def __init__(self, dim: int, precision: int) -> None:
+    def __init__(self, dim: int, precision: int, *, expected: int = 0) -> None:
         if not 1 <= precision <= MOST_PRECISION:
             raise ArgumentError(
                 f"precision is {precision}; expected 1 to {MOST_PRECISION} decimal places"
@@ -46,6 +51,10 @@ class Quantizer:
         self._dim, self._precision = dim, precision
         self._bins = np.zeros(dim * BINS, np.int64)
         self._middles = np.arange(dim) * BINS + BINS // 2
+        function = compiled_by_default(KERNEL) if expected * dim >= LEAST_COMPILED else None
+        self._encoder: CompiledEncoder | None = None
+        if function is not None:
+            self._encoder = CompiledEncoder(function, dim, 10**precision, self._bins)
 
     def encode(
         self, keys: Sequence[bytes], vectors: npt.NDArray[np.floating[Any]], first_rowid: int
@@ -73,8 +82,12 @@ class Quantizer:
             end = min(begin + limit, len(keys))
             long = (at for at in range(begin, end) if len(keys[at]) > LONGEST_KEY)
             end = max(begin + 1, next(long, end))
-            ints, magnitudes = self._quantize(vectors[begin:end], first_rowid + begin)
-            encoded = encode_rows(keys[begin:end], ints, magnitudes)
+            some = keys[begin:end]
+            exact, lengths, magnitudes = self._measure(vectors[begin:end], first_rowid + begin)
+            if self._encoder is not None:
+                encoded = self._encoder.encode(some, exact, lengths, magnitudes)
+            else:
+                encoded = encode_rows(some, self._quantize(exact, lengths), magnitudes)
             data.append(encoded[0])
             sizes.append(encoded[1])
             begin = end
@@ -103,26 +116,35 @@ class Quantizer:
         order: list[int] = np.argsort(-result, kind="stable").tolist()
         return order
 
-    def _quantize(
+    def _measure(
         self, vectors: npt.NDArray[np.floating[Any]], first_rowid: int
-    ) -> tuple[Integers, Doubles]:
-        """Give the integers and the magnitudes, and count the values."""
-        exact = np.array(vectors, np.float64, order="C")
+    ) -> tuple[Doubles, Doubles, Doubles]:
+        """Give vectors, what to divide them by, and the magnitudes that are stored."""
+        exact = np.ascontiguousarray(vectors, np.float64)
         with np.errstate(all="ignore"):
             magnitudes = np.linalg.norm(exact, axis=1)
-            exact /= magnitudes[:, None]
         lost = np.flatnonzero(~((magnitudes > 0) & (magnitudes < np.inf)))
+        if not len(lost):
+            return exact, magnitudes, magnitudes
+        exact, lengths = exact.copy(), magnitudes.copy()
+        lengths[lost] = 1
         for row in lost.tolist():
             exact[row] = self._steps(first_rowid + row)
-        bins = (exact * (BINS // 2)).astype(np.int64)
+        return exact, lengths, magnitudes
+
+    def _quantize(self, exact: Doubles, lengths: Doubles) -> Integers:
+        """Give the integers, and count the values."""
+        parts = exact / lengths[:, None]
+        np.clip(parts, -1, 1, out=parts)  # a length of denormal squares is too short
+        bins = (parts * (BINS // 2)).astype(np.int64)
         bins += self._middles
         if len(bins) > FEW:
             self._bins += np.bincount(bins.reshape(-1), minlength=len(self._bins))
         else:
             for row in bins:  # no bin is twice in it
                 self._bins[row] += 1
-        exact *= 10**self._precision
-        return np.rint(exact, out=exact).astype(np.int32), magnitudes
+        parts *= 10**self._precision
+        return np.rint(parts, out=parts).astype(np.int32)
 
     def _steps(self, rowid: int) -> Doubles:
         """Choose 1 or -1 of the last place for each dimension."""

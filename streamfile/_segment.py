@@ -165,28 +165,30 @@ def _entries(before: bytes, postings: Postings) -> tuple[bytes, Ints, Ints]:
     """
     terms = [before, *postings.terms]
     lengths = np.fromiter(map(len, terms), np.int64, len(terms))
-    data = np.frombuffer(b"".join(terms), np.uint8)
-    compared = min(int(lengths.max()), MOST_SHARED)
-    beginnings = np.zeros((len(terms), compared), np.uint8)
-    starts = np.cumsum(lengths) - lengths
-    columns = np.arange(compared)
-    inside = columns < lengths[:, None]
-    beginnings[inside] = data[(starts[:, None] + columns)[inside]]
-    differ = np.column_stack([beginnings[1:] != beginnings[:-1], np.ones(len(terms) - 1, bool)])
-    shared = np.minimum(differ.argmax(axis=1), np.minimum(lengths[1:], lengths[:-1]))
+    compared = min(max(1, int(lengths.max())), MOST_SHARED)
+    beginnings = np.array(terms, f"S{compared}").view(np.uint8).reshape(-1, compared)
+    differ = beginnings[1:] != beginnings[:-1]
+    shared = np.minimum(lengths[1:], lengths[:-1])  # or all that is compared
+    shared = np.minimum(shared, np.where(differ.any(axis=1), differ.argmax(axis=1), compared))
 
     left = lengths[1:] - shared
     left_encoded, left_sizes = encode_varints(left)
     encoded, sizes = encode_varints(postings.sizes)
-    parts = np.stack([np.ones_like(shared), left_sizes, left, sizes, postings.sizes], axis=1)
-    kinds = np.repeat(np.tile(np.arange(5, dtype=np.uint8), len(parts)), parts.ravel())
-    entries = np.empty(len(kinds), np.uint8)
-    entries[kinds == 0] = shared
-    entries[kinds == 1] = left_encoded
-    entries[kinds == 2] = data[ranges(starts[1:] + shared, left)]
-    entries[kinds == 3] = encoded
-    entries[kinds == 4] = np.frombuffer(postings.lists, np.uint8)
-    bounds = np.append(0, np.cumsum(parts.sum(axis=1)))
+    parts = np.stack([np.ones_like(shared), left_sizes, left, sizes], axis=1)
+    kinds = np.repeat(np.tile(np.arange(4, dtype=np.uint8), len(parts)), parts.ravel())
+    heads = np.empty(len(kinds), np.uint8)
+    heads[kinds == 0] = shared
+    heads[kinds == 1] = left_encoded
+    starts = np.cumsum(lengths)[:-1] + shared
+    heads[kinds == 2] = np.frombuffer(b"".join(terms), np.uint8)[ranges(starts, left)]
+    heads[kinds == 3] = encoded
+    head_sizes = parts.sum(axis=1)
+    both = np.stack([head_sizes, postings.sizes], axis=1).ravel()
+    is_head = np.repeat(np.tile([True, False], len(parts)), both)
+    entries = np.empty(len(is_head), np.uint8)
+    entries[is_head] = heads
+    entries[~is_head] = np.frombuffer(postings.lists, np.uint8)
+    bounds = np.append(0, np.cumsum(both))[::2]
     return entries.tobytes(), bounds, bounds[:-1] + parts[:, :3].sum(axis=1)
 
 

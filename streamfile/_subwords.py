@@ -45,7 +45,7 @@ def write_subwords(builder: Builder, keys: Keys, ngrams: tuple[int, int], folder
     """
     with closing(NgramIndex(*ngrams, folder=folder)) as index:
 
-        def added() -> Iterator[tuple[int, list[tuple[str, int]]]]:
+        def added() -> Iterator[tuple[int, list[tuple[bytes, int]]]]:
             for first, some in keys.batches():
                 yield first, index.add(first, some)
 
@@ -54,20 +54,19 @@ def write_subwords(builder: Builder, keys: Keys, ngrams: tuple[int, int], folder
         write_segment(builder, index.finish(largest_block(builder.page_size)))
 
 
-def _contents(first: int, contents: Sequence[tuple[str, int]]) -> Rows:
+def _contents(first: int, contents: Sequence[tuple[bytes, int]]) -> Rows:
     """Encode rows of the table of contents."""
     heads: dict[int, bytes] = {}
     records: list[bytes] = []
-    for text, number in contents:
+    for data, number in contents:
         if 1 << 7 <= number < 1 << 15:  # most are
-            data = text.encode()
             head = heads.get(len(data))
             if head is None:
                 types = b"\0" + encode_varint(13 + 2 * len(data)) + b"\2"
                 head = heads[len(data)] = bytes((1 + len(types),)) + types
             records.append(head + data + number.to_bytes(2, "big"))
         else:
-            records.append(encode_record((None, text, number)))
+            records.append(encode_record((None, data.decode(), number)))
     return Rows.of(first, records)
 
 

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from streamfile._compiled import compiled_by_default
+from streamfile._compiled_text import KERNEL, CompiledParser
 from streamfile._decimals import MARGIN, parse_decimals
 from streamfile._decode import Bytes, Doubles, Ints
 from streamfile._vector_file import BATCH, LONGEST_LINE, Batch, Stream, VectorFile, shown
@@ -15,6 +17,7 @@ from streamfile.errors import FormatError
 HEADER = re.compile(rb"[ \t]*(\d{1,18})[ \t]+(\d{1,18})[ \t\r\n]*")
 FIELD = re.compile(rb"[^ \t]+")
 PART = 1 << 18  # bytes parsed at once: small enough for a processor's cache
+LEAST_COMPILED = 32 << 20  # bytes of a file
 
 
 class TextVectors(VectorFile):
@@ -64,8 +67,12 @@ class TextVectors(VectorFile):
         keys: list[bytes] = []
         parts: list[Doubles] = []
         self._stream.skip_to(self._header_size)
-        for line, text in self._lines(self._stream):
-            more, vectors = self._parse(line, text)
+        large = self.size >= LEAST_COMPILED
+        function = compiled_by_default(KERNEL) if large else None
+        parser = CompiledParser(function, self.dim) if function is not None else None
+        for line, lines, text in self._lines(self._stream):
+            text = text.replace(b"\r\n", b"\n") if b"\r" in text else text
+            more, vectors = (parser and parser.parse(text, lines)) or self._parse(line, text)
             keys += more
             parts.append(vectors)
             rows += len(more)
@@ -81,27 +88,26 @@ class TextVectors(VectorFile):
                 f"rows of {self.dim:,} numbers, but {rows:,} follow; is the file whole?"
             )
 
-    def _lines(self, stream: Stream) -> Iterator[tuple[int, bytes]]:
-        """Give whole lines, many at a time, and the number of the first of them."""
+    def _lines(self, stream: Stream) -> Iterator[tuple[int, int, bytes]]:
+        """Give whole lines, many at a time: the number of the first, how many, the text."""
         line, rest = self._header_lines + 1, b""
         while piece := stream.read(PART):
-            whole, newline, piece = piece.rpartition(b"\n")
-            if newline:
-                text = rest + whole + newline
-                yield line, text
-                line += text.count(b"\n")
-                rest = piece
+            end = piece.rfind(b"\n") + 1
+            if end:
+                text = b"".join((rest, memoryview(piece)[:end]))
+                lines = int(np.count_nonzero(np.frombuffer(text, np.uint8) == ord("\n")))
+                yield line, lines, text
+                line += lines
+                rest = piece[end:]
             else:
                 rest += piece
             if len(rest) > LONGEST_LINE:
                 raise self._too_long(line)
         if rest:
-            yield line, rest + b"\n"
+            yield line, 1, rest + b"\n"
 
     def _parse(self, line: int, text: bytes) -> tuple[list[bytes], Doubles]:
         """Read rows, of which the first is on that line."""
-        if b"\r" in text:
-            text = text.replace(b"\r\n", b"\n")
         text = b"".join((bytes(MARGIN), text, bytes(MARGIN)))
         ends, sizes, breaks = _split(np.frombuffer(text, np.uint8))
         lasts = np.searchsorted(ends, breaks, "right")

@@ -118,7 +118,7 @@ def write_vectors(
             Builder(path, page_size=PAGE_SIZE, schema=SCHEMA + len(sql), reserve=reserve)
         ) as builder,
     ):
-        quantizer = Quantizer(source.dim, how.precision)
+        quantizer = Quantizer(source.dim, how.precision, expected=expected)
         rows = _Rows(source, how, quantizer, keys)
         builder.table("magnitude", sql, rows.encoded(first, batches))
         entries = index_records(keys.sorted())

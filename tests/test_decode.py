@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 import vfs
 from streamfile import FormatError, Magnitude, _blocks, _scan
-from streamfile._compiled import CompiledDecoder, compiled
+from streamfile._compiled import compiled
+from streamfile._compiled_decoder import KERNEL, CompiledDecoder
 from streamfile._decode import Scratch
 from streamfile._local import LocalReader
 
@@ -32,7 +33,7 @@ def folder(tmp_path_factory):
 def code(folder):
     """The machine code, compiled once."""
     pytest.importorskip("numba")
-    function = compiled(vfs.KeptFiles(folder / "cache", 64 << 20))
+    function = compiled(KERNEL, vfs.KeptFiles(folder / "cache", 64 << 20))
     assert function is not None
     return function
 
@@ -43,7 +44,7 @@ def decoder(request, monkeypatch):
     if request.param == "compiled":
         function = request.getfixturevalue("code")
         monkeypatch.setattr(_scan, "LEAST_COMPILED", 0)
-        monkeypatch.setattr(_blocks, "compiled", lambda files: function)
+        monkeypatch.setattr(_blocks, "compiled", lambda *_: function)
     return request.param
 
 
@@ -113,7 +114,7 @@ def test_rows_are_those_of_sqlite(folder, code, values, data):
         patch.setattr(_scan, "BATCH", 4096)
         patch.setattr(_scan, "LEAST_COMPILED", 0)
         for function in (None, code):
-            patch.setattr(_blocks, "compiled", lambda files, function=function: function)
+            patch.setattr(_blocks, "compiled", lambda *_, function=function: function)
             for normalized in (True, False):
                 found_keys, found = decoded(path, normalized=normalized)
                 expected_keys, expected = stored(path, precision, normalized=normalized)
@@ -167,7 +168,7 @@ def test_damaged_pages_give_the_same_or_the_same_error_with_both(damaged, code, 
         patch.setattr(_scan, "LEAST_COMPILED", 0)
         outcomes = []
         for function in (None, code):
-            patch.setattr(_blocks, "compiled", lambda files, function=function: function)
+            patch.setattr(_blocks, "compiled", lambda *_, function=function: function)
             try:
                 outcomes.append(outcome(path))
             except (FormatError, vfs.DatabaseError) as failure:  # found when it was opened
@@ -187,20 +188,20 @@ def test_code_that_others_could_have_written_is_not_run(folder, code, monkeypatc
 
     files = vfs.KeptFiles(folder / "cache", 64 << 20)
     monkeypatch.setattr(_compiled, "_known", {})
-    assert compiled(files) is not None
+    assert compiled(KERNEL, files) is not None
     monkeypatch.setattr(_compiled, "_known", {})
     (kept,) = (folder / "cache" / "files").iterdir()
     kept.chmod(0o666)
-    assert compiled(files) is None
+    assert compiled(KERNEL, files) is None
 
 
 def test_without_a_place_or_without_numba_there_is_none(folder, monkeypatch):
     import sys
 
-    assert compiled(None) is None
+    assert compiled(KERNEL, None) is None
     monkeypatch.setitem(sys.modules, "llvmlite.binding", None)
     monkeypatch.setitem(sys.modules, "llvmlite", None)
-    assert compiled(vfs.KeptFiles(folder / "nothing", 64 << 20)) is None
+    assert compiled(KERNEL, vfs.KeptFiles(folder / "nothing", 64 << 20)) is None
     assert not (folder / "nothing").exists()
 
 

@@ -10,7 +10,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+import vfs
 from streamfile import FormatError, _binary_vectors, _text_vectors, _vector_file
+from streamfile._compiled import compiled
+from streamfile._compiled_text import KERNEL, CompiledParser
 from streamfile._decimals import MARGIN, parse_decimals
 from streamfile._inputs import open_vectors
 from streamfile.errors import PathError
@@ -42,6 +45,25 @@ PLAIN_KEYS = st.text("ab,é\u00a0\u2028\x0b\r", min_size=1, max_size=4).map(str.
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("inputs")
+
+
+@pytest.fixture(scope="module")
+def code(folder):
+    """The machine code, compiled once."""
+    pytest.importorskip("numba")
+    function = compiled(KERNEL, vfs.KeptFiles(folder / "cache", 64 << 20))
+    assert function is not None
+    return function
+
+
+@pytest.fixture(scope="module", params=["numpy", "compiled"], autouse=True)
+def parser(request):
+    """Which of both parses all text, however short."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_text_vectors, "LEAST_COMPILED", 0)
+        function = request.getfixturevalue("code") if request.param == "compiled" else None
+        patch.setattr(_text_vectors, "compiled_by_default", lambda kernel: function)
+        yield request.param
 
 
 def read(path):
@@ -110,6 +132,46 @@ def test_every_byte_beside_a_digit_is_seen():
             number[place] = byte
             expected = -1 if NUMBER.fullmatch(number) else 0
             assert parse_decimals(*laid_out([bytes(number)]))[1] == expected, number
+
+
+def compile_parsed(code, numbers):
+    """Give what the compiled parser makes of numbers that are far from the end of the text."""
+    row = b" ".join(numbers) + b"\n"
+    return CompiledParser(code, len(numbers)).parse(b"a " + row + b"b" * 20 + b"\t" + row, 2)
+
+
+@given(st.lists(WRITTEN, min_size=1, max_size=40))
+@example([b"9.007199254740993", b"9.007199254740992", b"0.9007199254740993"])
+@example([b"-0.00000000", b"-0.000000000", b"0.0000000000000000", b"-9.9999999999999999"])
+@settings(max_examples=300, deadline=None)
+def test_numbers_compiled_are_those_of_python(code, numbers):
+    keys, values = compile_parsed(code, numbers)
+    assert keys == [b"a", b"b" * 20]
+    assert same(values, [[float(number) for number in numbers]] * 2)
+
+
+def test_every_byte_beside_a_digit_is_seen_by_the_compiled_parser(code):
+    for number in (b"0.1234567890", b"-0.12345", b"0.12345678"):
+        for place in range(len(number)):
+            for byte in set(range(256)) - set(b" \t\n"):
+                changed = bytearray(number)
+                changed[place] = byte
+                parsed = compile_parsed(code, [b"1.5", bytes(changed), b"2.5"])
+                if NUMBER.fullmatch(changed):
+                    assert same(parsed[1], [[1.5, float(changed), 2.5]] * 2)
+                else:
+                    assert parsed is None, changed
+
+
+def test_usual_lines_leave_nothing_to_python(code):
+    rows = np.random.default_rng(0).uniform(-9, 9, (50, 30))
+    lines = [b"k%d " % at + b" ".join(b"%.6f" % x for x in row) for at, row in enumerate(rows)]
+    text = b"\n".join(lines) + b"\n" + b"end" + 30 * b" 0.5" + b"\n"
+    with mock.patch("streamfile._compiled_text.read_each", return_value=([0.5] * 4, -1)) as rest:
+        keys, values = CompiledParser(code, 30).parse(text, 51)
+    assert keys == [*(b"k%d" % at for at in range(50)), b"end"]
+    assert same(values[:50], [[float(b"%.6f" % x) for x in row] for row in rows])
+    assert rest.call_args.args == ([b"0.5"] * 4,)  # at the end of the text
 
 
 @given(

@@ -19,7 +19,7 @@ from streamfile._postings import merged
 from streamfile._segment import Segment, largest_block
 
 NODE = 35  # bytes of a page that SQLite leaves out of its blocks
-LETTERS = "abAB1 -\"'^*_\0éÉßΣσİıſ\u212a日\uf000😀"  # noqa: RUF001
+LETTERS = "abAB1 -\"'^*_\0éÉßΣσİıſ\u212a日\uefff\uf000\uf001\uffff😀"  # noqa: RUF001
 KEYS = st.text(st.sampled_from(LETTERS) | st.characters(exclude_categories=["Cs"]), max_size=12)
 REPETITIVE = st.builds(lambda part, times: part * times, KEYS, st.integers(1, 60))
 ODD = [
@@ -99,12 +99,16 @@ def matches(connection, query):
     ).fetchall()
 
 
+def added(index, first, keys):
+    return [(text.decode(), n) for text, n in index.add(first, [key.encode() for key in keys])]
+
+
 def indexed(tmp_path, keys, block_size, most_postings=1 << 20, batch=1 << 20):
     """Give contents and the segment's rows."""
     with contextlib.closing(NgramIndex(folder=tmp_path, most_postings=most_postings)) as index:
         contents = []
         for at in range(0, len(keys), batch):
-            contents += index.add(1 + at, [key.encode() for key in keys[at : at + batch]])
+            contents += added(index, 1 + at, keys[at : at + batch])
         segment = index.finish(block_size)
         blocks = list(segment.blocks())
         return contents, blocks, [] if segment.row is None else [segment.row]
@@ -116,7 +120,7 @@ def indexed(tmp_path, keys, block_size, most_postings=1 << 20, batch=1 << 20):
 def test_contents_are_the_different_ngrams_of_each_key(tmp_path_factory, keys, shortest, more):
     folder = tmp_path_factory.getbasetemp()
     with contextlib.closing(NgramIndex(shortest, shortest + more, folder=folder)) as index:
-        contents = index.add(1, [key.encode() for key in keys])
+        contents = added(index, 1, keys)
     assert contents == [content(key, shortest, shortest + more) for key in keys]
 
 
@@ -194,7 +198,7 @@ def test_row_ids_may_begin_anywhere_and_have_gaps(tmp_path):
         contextlib.closing(database()) as ours,
     ):
         for first, keys in firsts:
-            contents = index.add(first, [key.encode() for key in keys])
+            contents = added(index, first, keys)
             insert(plain, contents, first)
             ours.executemany("INSERT INTO t_content VALUES (?, ?, ?)", rowed(contents, first))
         with pytest.raises(ValueError, match="row id of at least 1099511627778, got 7"):
@@ -227,6 +231,37 @@ def test_documents_in_larger_numbers_than_are_encoded_at_once(tmp_path, monkeypa
     monkeypatch.setattr(_postings, "ENCODED", 50)
     assert indexed(tmp_path, keys, 477) == expected
     assert indexed(tmp_path, keys, 477, most_postings=2000, batch=100) == expected
+
+
+def test_ngrams_of_any_length_are_in_the_order_of_sqlite(tmp_path):
+    # Up to 80 bytes, of which many begin in the same way.
+    keys = ["日本語" * 7 + end for end in "本a日é語\uf001\uf000"] * 3 + ODD
+    with contextlib.closing(database()) as plain, contextlib.closing(database()) as ours:
+        with contextlib.closing(NgramIndex(9, 20, folder=tmp_path, most_postings=300)) as index:
+            contents = [each for at, key in enumerate(keys, 1) for each in added(index, at, [key])]
+            fill(ours, contents, index.finish(4096 - NODE))
+        assert contents == [content(key, 9, 20) for key in keys]
+        insert(plain, contents)
+        assert stored(ours) == stored(plain)
+
+
+def test_numbers_may_have_more_digits_than_sorted_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(_ngram_index, "COUNTED", 10**7 + 1)
+    keys = [*mf.random_words(300, 6), *ODD, "日本語日本語"]
+    contents, blocks, rows = indexed(tmp_path, keys, 4096 - NODE, 1000, 100)
+    assert {len(str(number)) for _, number in contents} >= {8, 9}
+    with contextlib.closing(database()) as plain:
+        insert(plain, contents)
+        assert (blocks, rows) == stored(plain)
+
+
+def test_places_in_a_key_of_many_ngrams(tmp_path):
+    keys = ["abc", "".join(map(chr, range(0x4E00, 0x6000))), "abc"]
+    contents, blocks, rows = indexed(tmp_path, keys, 4096 - NODE)
+    assert len(contents[1][0].split()) > 1 << 14
+    with contextlib.closing(database()) as plain:
+        insert(plain, contents)
+        assert (blocks, rows) == stored(plain)
 
 
 def test_no_key_is_no_segment(tmp_path):

@@ -10,6 +10,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+import vfs
+from streamfile import _quantize
+from streamfile._compiled import compiled
+from streamfile._compiled_rows import KERNEL
 from streamfile._encode import encode_rows
 from streamfile._format import VectorRows
 from streamfile._quantize import Quantizer
@@ -31,6 +35,25 @@ DIRECTIONS = st.sampled_from([0, 1, -1, 1e-9, 0.5, 3e38, 1e-45, float("nan"), fl
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("quantize")
+
+
+@pytest.fixture(scope="module")
+def code(folder):
+    """The machine code, compiled once."""
+    pytest.importorskip("numba")
+    function = compiled(KERNEL, vfs.KeptFiles(folder / "cache", 64 << 20))
+    assert function is not None
+    return function
+
+
+@pytest.fixture(scope="module", params=["numpy", "compiled"], autouse=True)
+def encoder(request):
+    """Which of both encodes all rows, however few."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_quantize, "LEAST_COMPILED", 0)
+        function = request.getfixturevalue("code") if request.param == "compiled" else None
+        patch.setattr(_quantize, "compiled_by_default", lambda kernel: function)
+        yield request.param
 
 
 def records(rows):
@@ -179,6 +202,45 @@ def test_the_same_whatever_the_batches_are(data, dim, batches):
         at += size
     assert found == expected
     assert parts.order() == whole.order()
+
+
+@given(st.data(), st.integers(1, 200), st.integers(1, 9))
+@settings(max_examples=150, deadline=None)
+def test_both_encoders_make_the_same(code, data, dim, precision):
+    keys = data.draw(st.lists(KEYS.map(str.encode), min_size=1, max_size=60))
+    values = st.floats() | DIRECTIONS | st.sampled_from([5e-324, 2.7e-162, 1e154, -1e308, 2.0**40])
+    few = data.draw(st.lists(values, min_size=1, max_size=20))
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+    vectors = rng.choice(few, (len(keys), dim))
+    if data.draw(st.booleans()):
+        vectors = rng.standard_normal(vectors.shape) * rng.choice([1e-4, 1, 1e4], vectors.shape)
+    with np.errstate(over="ignore"):
+        vectors = vectors.astype(data.draw(st.sampled_from(["f8", "f4"])))
+    made = []
+    for function in (None, code):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(_quantize, "compiled_by_default", lambda kernel, it=function: it)
+            quantizer = Quantizer(dim, precision)
+        rows = quantizer.encode(keys, vectors, 5)
+        made.append((records(rows), quantizer.order(), quantizer._bins.tolist()))
+    assert made[0] == made[1]
+    assert sum(made[0][2]) == vectors.size
+
+
+def test_integers_at_the_edges_of_their_sizes_are_those_of_sqlite(folder):
+    edges = [0, 1, 2, 127, 128, 129, 32767, 32768, 32769, 2**23 - 1, 2**23, 10**9]
+    ints = np.array([[edge, -edge, -edge - 1, edge] for edge in edges[:-1]] + [[10**9, 0, 0, 1]])
+    others = np.sqrt(10**18 - (ints.astype(float) ** 2).sum(axis=1).clip(max=10**18))
+    vectors = np.column_stack([ints, others])
+    expected = np.column_stack([ints, np.rint(others).astype(np.int64)])
+    rows = Quantizer(5, 9).encode([b"k"] * len(ints), vectors, 1)
+    magnitudes = np.linalg.norm(vectors, axis=1)
+    assert records(rows) == by_sqlite(folder, ["k"] * len(ints), expected, magnitudes)
+
+
+def test_a_length_whose_square_is_denormal_is_too_short():
+    rows = Quantizer(1, 9).encode([b"k"], np.array([[2.7e-162]]), 1)  # 1.2 of what numpy says
+    assert decode_record(records(rows)[1])[1] == 10**9
 
 
 @given(st.integers(2, 400), st.sampled_from(["zero", "nan", "inf"]), st.integers(1, 9))
