@@ -21,6 +21,7 @@ MOST_PAGES = 4000  # of the table of segments
 MOST_LEVEL = 1024  # from there on other indexes, of prefixes, are kept
 MOST_IN_LEAF = 16  # blocks, as SQLite makes them
 POSITION_BITS = 20
+COUNTED = 4  # stored for each n-gram of a key: SQLite tells a match by four numbers
 TOKEN = re.compile(rb"[0-9A-Za-z\x80-\xff]+")
 
 Ints = npt.NDArray[np.int64]
@@ -107,15 +108,28 @@ class Fulltext:
         dict
             The places of each term in the first column, see `place`.
         """
-        wanted = list(terms)
-        if not wanted:
+        lists = yield from self._read_lists(list(terms))
+        return {term: self._merged(encoded)[0] for term, encoded in lists.items()}
+
+    def counted(self, numbers: Iterable[int]) -> Walk[dict[int, Ints]]:
+        """Find the documents of so many n-grams, which the second column tells.
+
+        Returns
+        -------
+        dict
+            By number.
+        """
+        terms = {b"%d" % (COUNTED * number): number for number in numbers}
+        lists = yield from self._read_lists(list(terms))
+        return {terms[term]: self._merged(encoded)[1] for term, encoded in lists.items()}
+
+    def _read_lists(self, terms: list[bytes]) -> Walk[dict[bytes, list[bytes]]]:
+        """Read the doclists of terms, those of newer segments first."""
+        if not terms:
             return {}
         roots = yield from self.load()
-        segments = yield from together([self._descend(root, wanted) for root in roots])
-        return {
-            term: self._merged([found[term] for found in segments if term in found])
-            for term in wanted
-        }
+        segments = yield from together([self._descend(root, terms) for root in roots])
+        return {term: [found[term] for found in segments if term in found] for term in terms}
 
     def _descend(self, root: bytes | Node, terms: list[bytes]) -> Walk[dict[bytes, bytes]]:
         """Find the doclists of terms in one segment."""
@@ -231,20 +245,27 @@ class Fulltext:
         except IndexError:
             raise self.malformed("a node that is cut off") from None
 
-    def _merged(self, doclists: Sequence[bytes]) -> Ints:
-        """Join what segments, newest first, have of a term: a newer one replaces documents."""
-        places: list[Ints] = []
+    def _merged(self, doclists: Sequence[bytes]) -> tuple[Ints, Ints]:
+        """Join what segments, newest first, have of a term: a newer one replaces documents.
+
+        Returns
+        -------
+        places in first columns, and documents with the term in the second one
+        """
         seen = np.zeros(0, np.int64)
+        places, counted = [seen], [seen]
         for doclist in doclists:
-            documents, here = self._decode(doclist)
+            documents, here, others = self._decode(doclist)
             if len(seen):
                 here = here[~np.isin(here >> POSITION_BITS, seen)]
+                others = np.setdiff1d(others, seen)
             places.append(here)
+            counted.append(others)
             seen = np.concatenate([seen, documents])
-        return np.concatenate(places) if places else seen
+        return np.concatenate(places), np.concatenate(counted)
 
-    def _decode(self, doclist: bytes) -> tuple[Ints, Ints]:
-        """Decode all documents of a doclist, and the places in their first columns.
+    def _decode(self, doclist: bytes) -> tuple[Ints, Ints, Ints]:
+        """Decode all documents of a doclist, places in their first columns, and those with more.
 
         A document is the difference of its number, positions (the difference plus two), where
         another column begins a one and its number, and at the end a zero.
@@ -258,7 +279,8 @@ class Fulltext:
         others = values == 1
         others[begins] = False
         columns = np.append(np.flatnonzero(others), len(values))
-        counts = np.minimum(ends, columns[np.searchsorted(columns, begins)]) - begins - 1
+        next_columns = columns[np.searchsorted(columns, begins)]
+        counts = np.minimum(ends, next_columns) - begins - 1
         if counts.min() < 0 or documents.min() < 0 or documents.max() >> 63 - POSITION_BITS:
             raise self.malformed("a list of documents that cannot be")
         behind = np.cumsum(counts)
@@ -266,7 +288,8 @@ class Fulltext:
         positions = np.cumsum(values[at] - 2)
         before = np.append(0, positions)[behind - counts]
         positions -= np.repeat(before, counts)
-        return documents, (np.repeat(documents, counts) << POSITION_BITS) + positions
+        places = (np.repeat(documents, counts) << POSITION_BITS) + positions
+        return documents, places, documents[next_columns < ends]
 
     def malformed(self, what: str) -> DatabaseError:
         """Make the error of an index."""

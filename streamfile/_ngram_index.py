@@ -9,6 +9,7 @@ from typing import IO
 
 import numpy as np
 
+from streamfile._fulltext import COUNTED
 from streamfile._ngrams import WORD, Bytes, Flags, Ints, Rows, rows_of, searched
 from streamfile._postings import ENCODED, Postings, encode_varints
 from streamfile._runs import FIRST_COLUMN, SAMPLED, SECOND_COLUMN, Batch, Run, concatenated, taken
@@ -18,7 +19,6 @@ MOST_KEYS = 4096  # at once
 MOST_TEXT = 1 << 17  # bytes of them, if there is more than one
 MOST_POSTINGS = 1 << 19  # in memory
 PARTS = 4  # of these, of which one is sorted at once in the end
-COUNTED = 4  # what is stored, of each n-gram: SQLite gives four numbers for a match
 LONGEST_NUMBER = 20  # bytes
 
 MOST_DIFFERENCE, MOST_PLACE = 1 << 28, 1 << 14  # with four and two bytes as varints

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from streamfile._format import Format, VectorRows, lengths_in_row
-from streamfile._fulltext import Fulltext, count, phrase
+from streamfile._fulltext import count, phrase
 from streamfile._oov import BOW, EOW, ngrams
 from streamfile._stem import shrink_to_one, shrink_to_two, stem
-from vfs import Index, Table, Walk, read_keys, together
+from streamfile._ties import Found, Matches, Order, Source, Ties
+from vfs import Walk, together
 
 TOPN = 3
 MOST_SEARCHED = 1000  # characters
@@ -22,9 +22,6 @@ MOST_NGRAMS = {6: 4, 5: 8, 4: 12}
 COMMON = 3  # n-grams of at most that size have long lists of documents
 SHORT_KEY = 6
 SMALL_TYPO = 4
-FEW = 8  # rows that are read without more ado
-LONGEST = 255  # characters, or more
-MOST_ROWS = 200  # beyond that, keys are read from the index
 
 SEARCH = (
     "SELECT magnitude.rowid, CAST(magnitude.key AS BLOB) FROM magnitude_subword, magnitude"
@@ -40,22 +37,6 @@ BEGINNING_AND_END = (
 
 Ints = npt.NDArray[np.int64]
 Match = Callable[[str, Sequence[Any]], list[tuple[Any, ...]]]
-Found = list[tuple[int, str]]  # row ids and keys
-
-
-class Source(Protocol):
-    """What is read of a file: what it says of itself, its rows, keys and their n-grams."""
-
-    @property
-    def format(self) -> Format: ...
-    @property
-    def table(self) -> Table: ...
-    @property
-    def index(self) -> Index: ...
-    @property
-    def fulltext(self) -> Fulltext | None: ...
-    @property
-    def lengths(self) -> Table | None: ...
 
 
 @dataclass(frozen=True)
@@ -180,8 +161,7 @@ class _Search:
         printable = prefer_sql and spelling.original.isprintable()
         self._by_sql = printable or '"' in spelling.original
         key = spelling.wrapped[len(BOW) : -len(EOW)]
-        self._ends = key[:1], key[-1:]
-        self._length = len(key) if len(key) <= SHORT_KEY else None
+        self._order = Order(key[:1], key[-1:], len(key) if len(key) <= SHORT_KEY else -1)
 
     def run(self) -> Walk[list[int]]:
         """Search for shorter and shorter n-grams, until three rows are found."""
@@ -203,9 +183,9 @@ class _Search:
                 last = size == told.subword_start
                 if len(matches[0]) < TOPN and len(others[0]) < TOPN and not last:
                     continue
-                found = yield from self._rank(*matches)
+                found = yield from self._rank(grams, *matches)
                 if spelling.stemmed is not None and not self._is_small_typo(found):
-                    found = yield from self._rank(*others)
+                    found = yield from self._rank(stems, *others)
             if len(found) >= TOPN:
                 break
         return [rowid for rowid, _ in found]
@@ -228,54 +208,17 @@ class _Search:
     def _count(self, grams: Sequence[str]) -> tuple[Ints, Ints]:
         return count(self._places, [phrase(gram) for gram in grams])
 
-    def _rank(self, documents: Ints, counts: Ints) -> Walk[Found]:
-        """Give the best three; only the keys of rows that can be among them are read."""
+    def _rank(self, grams: Sequence[str], documents: Ints, counts: Ints) -> Walk[Found]:
+        """Give the best three of the documents that have so many of some n-grams."""
         if len(counts) > TOPN:
             able = counts >= np.partition(counts, -TOPN)[-TOPN]
             documents, counts = documents[able], counts[able]
-        if len(counts) > FEW and self._source.lengths is not None:
-            able = yield from self._able(self._source.lengths, documents, counts)
-            documents, counts = documents[able], counts[able]
-        keys = yield from self._keys(documents)
-        ranked = [
-            (-number, *self._order(keys[rowid]), rowid)
-            for rowid, number in zip(documents.tolist(), counts.tolist(), strict=True)
-            if rowid in keys
-        ]
-        return [(rowid, keys[rowid]) for *_, rowid in sorted(ranked)[:TOPN]]
-
-    def _able(self, table: Table, documents: Ints, counts: Ints) -> Walk[npt.NDArray[np.bool_]]:
-        """Tell which rows can be among the best three, given how long their keys are."""
-        lengths = yield from read_lengths(table, documents)
-        # For a short key, those that are no longer than it are told apart by their characters.
-        alike = lengths <= (self._length or 0)
-        best = np.lexsort((documents, lengths, -counts))
-        best = best[~alike[best]][:TOPN]
-        able: npt.NDArray[np.bool_] = alike | (lengths == LONGEST)
-        able[best] = True
-        return able
-
-    def _keys(self, rowids: Ints) -> Walk[dict[int, str]]:
-        keys: dict[int, str] = {}
-        if len(rowids) > MOST_ROWS:
-            swept = yield from read_keys(self._source.index, rowids)
-            keys = {rowid: key.decode("utf-8", "surrogateescape") for rowid, key in swept.items()}
-            rowids = rowids[~np.isin(rowids, list(keys))]
-        if len(rowids):
-            table = self._source.table
-            rows = VectorRows(table.name, (yield from table.find(rowids)), self._source.format.dim)
-            keys |= zip(rows.rowids.tolist(), rows.keys(), strict=True)
-        return keys
-
-    def _order(self, key: str) -> tuple[int, ...]:
-        """Rank a key among those with as many matches."""
-        key = key.partition("\0")[0]  # SQLite's functions see no more
-        if self._length is None:
-            return (len(key),)
-        short = len(key) <= self._length
-        begins = _is_like(self._ends[0], key[:1])
-        ends = _is_like(self._ends[1], key[-1:])
-        return -(begins and short), -(ends and short), len(key)
+        first, last = BOW + self._order.first, self._order.last + EOW
+        begin, _ = self._count([gram for gram in grams if gram.startswith(first)])
+        end, _ = self._count([gram for gram in grams if gram.endswith(last)])
+        ends = np.isin(documents, begin), np.isin(documents, end)
+        matches = Matches(documents, counts, *ends)
+        return (yield from Ties(self._source, self._order, matches).best(TOPN))
 
     def _is_small_typo(self, found: Found) -> bool:
         """Whether the best key differs from the original in few characters."""
@@ -292,33 +235,12 @@ class _Search:
         """
         query = " OR ".join(f'"{_escaped(gram)}"' for gram in grams)
         values: list[Any] = [query]
-        if self._length is not None:
-            first, last = self._ends
-            values += [f"{first}%", self._length, f"%{last}", self._length]
-        sql = SEARCH.format(BEGINNING_AND_END if self._length is not None else "")
+        first, last, longest = self._order
+        if longest >= 0:
+            values += [f"{first}%", longest, f"%{last}", longest]
+        sql = SEARCH.format(BEGINNING_AND_END if longest >= 0 else "")
         rows = self._match(sql, [_text(value) for value in values])
         return [(rowid, key.decode("utf-8", "surrogateescape")) for rowid, key in rows]
-
-
-def read_lengths(table: Table, rowids: Ints) -> Walk[Ints]:
-    """Read how many characters the keys of rows have, at most 255.
-
-    Raises
-    ------
-    vfs.DatabaseError
-        The table does not have them.
-    """
-    step = lengths_in_row(table.layout.page_size)
-    numbers, places = (rowids - 1) // step + 1, (rowids - 1) % step
-    rows = yield from table.find(numbers)
-    if np.isin(numbers, rows.rowids).all():
-        which = np.searchsorted(rows.rowids, numbers)
-        begins = rows.starts[which] + rows.data[rows.starts[which]]  # behind a header so long
-        inside = begins + places < rows.starts[which] + rows.sizes[which]
-        if inside.all() and np.all(rows.data[begins - 1] % 2 == 0):  # the type of a blob
-            lengths: Ints = rows.data[begins + places].astype(np.int64)
-            return lengths
-    raise table.malformed(table.root, "not the lengths of all keys below it")
 
 
 def _thinned(grams: list[str], size: int) -> list[str]:
@@ -326,18 +248,6 @@ def _thinned(grams: list[str], size: int) -> list[str]:
     while len(grams) > MOST_NGRAMS.get(size, len(grams)):
         grams = grams[:-1:2] + grams[-1:]
     return grams
-
-
-def _is_like(wanted: str, character: str) -> bool:
-    """Compare characters, or none, as SQLite's LIKE does."""
-    if wanted in ("", "%"):
-        return True
-    if wanted == "_":
-        return character != ""
-    same = wanted == character
-    return same or (
-        wanted.isascii() and character.isascii() and wanted.lower() == character.lower()
-    )
 
 
 def _escaped(gram: str) -> str:

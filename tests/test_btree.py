@@ -365,6 +365,37 @@ def test_keys_equal_under_the_collation_give_the_same_entries(words):
     assert none == []
 
 
+@pytest.mark.parametrize("prefix", [b"", b"w", b"WoRd 0", b"many", b"m", b"x", b"word 00", b"~"])
+def test_keys_of_row_ids_come_from_the_part_of_the_index_that_begins_so(words, prefix):
+    connection, path, keys = words
+    every = dict(enumerate(keys, 1))
+    begin = {at for at, key in every.items() if key.lower().startswith(prefix.lower())}
+    pages, index = index_of(connection, path)
+    whole = vfs.run(pages, vfs.read_keys(index, [*every, 0, 10**9]))
+    assert whole == every
+    assert len(pages.waves) == index.depth + 1
+    pages, index = index_of(connection, path)
+    found = vfs.run(pages, vfs.read_keys(index, [*every], prefix=prefix))
+    assert found.items() <= every.items()
+    assert found.keys() >= begin
+    assert len(pages.waves) <= index.depth + 1
+    assert len(pages.waves[-1]) <= sum(len(every[at]) + 9 for at in begin) / 400 + 2
+
+
+def test_a_leaf_of_other_keys_is_not_swept(words, tmp_path):
+    connection, path, _ = words
+    pages, index = index_of(connection, path)
+    vfs.run(pages, vfs.read_keys(index, [1]))
+    first, *_, last = sorted(pages.waves[-1])
+    data = bytearray(path.read_bytes())
+    places = [slice(512 * (number - 1), 512 * number) for number in (first, last)]
+    data[places[0]], data[places[1]] = data[places[1]], data[places[0]]
+    (tmp_path / "b.db").write_bytes(data)
+    pages, index = index_of(connection, tmp_path / "b.db")
+    with pytest.raises(vfs.DatabaseError, match="keys that do not belong there"):
+        vfs.run(pages, vfs.read_keys(index, [1]))
+
+
 def test_the_number_of_waves_does_not_depend_on_the_number_of_keys(words):
     connection, path, keys = words
     waves = {}
@@ -445,6 +476,31 @@ def test_nocase_orders_as_sqlite_does(keys):
         query = "SELECT CAST(? AS TEXT) = CAST(? AS TEXT) COLLATE NOCASE"
         (equal,) = connection.execute(query, (first, second)).fetchone()
         assert (vfs.nocase(first) == vfs.nocase(second)) == bool(equal)
+    connection.close()
+
+
+SIGNS = st.sampled_from("aAbBz[`\0éÉ\uffff")
+
+
+@quick
+@given(
+    st.lists(st.text(SIGNS, max_size=5) | st.just("a" * 300), max_size=60),
+    st.text(SIGNS.filter(lambda sign: sign != "\0"), max_size=2),
+)
+@example(ODD_KEYS * 3, "a")
+@example(ODD_KEYS * 3, "É")
+def test_any_keys_that_begin_so_are_found(tmp_path, keys, prefix):
+    statements = ["CREATE TABLE t (k TEXT COLLATE NOCASE)", "CREATE INDEX i ON t (k)"]
+    path = tmp_path / "a.db"
+    connection = database(path, statements, page_size=512)
+    connection.executemany("INSERT INTO t VALUES (?)", ((key,) for key in keys))
+    pages, index = index_of(connection, path)
+    found = vfs.run(pages, vfs.read_keys(index, range(len(keys) + 2), prefix=prefix.encode()))
+    every = {at: key.encode() for at, key in enumerate(keys, 1)}
+    assert found.items() <= every.items()
+    begin = prefix.encode().lower()
+    local = {at for at, key in every.items() if key.lower().startswith(begin) and len(key) < 80}
+    assert found.keys() >= local
     connection.close()
 
 

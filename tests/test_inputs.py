@@ -359,7 +359,9 @@ def test_no_such_file(folder):
 def test_memory_is_bounded_and_the_position_tells_how_far(folder, suffix, packed):
     rows = 40_000
     if suffix == "txt":
-        content = b"".join(b"key%d%s\n" % (at, 60 * b" -0.123456") for at in range(rows))
+        numbers = np.random.default_rng(0).integers(100_000, 1_000_000, (1000, 60))
+        tails = [b"".join(b" -0.%d" % number for number in some) for some in numbers.tolist()]
+        content = b"".join(b"key%d%s\n" % (at, tails[at % 1000]) for at in range(rows))
     else:
         content = b"%d 150\n" % rows + b"".join(b"%d %s" % (at, bytes(600)) for at in range(rows))
     path = save(folder / f"large.{suffix}", gzip.compress(content, 1) if packed else content)

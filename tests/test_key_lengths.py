@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from sql_similar import misspelt, sql_similar
 
 import vfs
-from streamfile import _similar
+from streamfile import _ties
 from streamfile._local import LocalReader
 from streamfile._repack import repack
-from streamfile._similar import read_lengths
+from streamfile._ties import Ties, read_lengths
 
 ROWS = 2500
 SIZES = [512, 1024, 4096, 65536]
@@ -97,7 +97,7 @@ def test_misspelt_words_have_the_rows_that_sqlite_finds(reader, sql, monkeypatch
         asked.append(len(rowids))
         return (yield from read_lengths(table, rowids))
 
-    monkeypatch.setattr(_similar, "read_lengths", spy)
+    monkeypatch.setattr(_ties, "read_lengths", spy)
     keys = dict.fromkeys(misspelt(rng.choice(KEYS) or "a", rng) for _ in range(120))
     keys = [key for key in keys if key not in KEYS and "\0" not in key]
     assert similar(reader, keys) == [sql_similar(sql, key) for key in keys]
@@ -113,13 +113,13 @@ def test_any_word_has_the_rows_that_sqlite_finds(reader, sql, key):
 def test_fewer_rows_are_read(path, monkeypatch):
     """Of many rows that have as many n-grams, only those with short keys are read."""
     read = []
-    original = _similar._Search._keys
+    original = Ties._read
 
-    def spy(self, rowids):
-        read.append(len(rowids))
-        return original(self, rowids)
+    def spy(self, able):
+        read.append(len(able))
+        return original(self, able)
 
-    monkeypatch.setattr(_similar._Search, "_keys", spy)
+    monkeypatch.setattr(Ties, "_read", spy)
     counts = []
     for name in (path, path.with_name("a")):
         read.clear()

@@ -21,7 +21,7 @@ from sql_similar import (
 )
 
 import vfs
-from streamfile import Magnitude, _local
+from streamfile import Magnitude, _local, _ties
 from streamfile._fulltext import Fulltext
 from streamfile._local import LocalReader
 from streamfile._remote import RemoteReader
@@ -324,12 +324,10 @@ def test_unknown_words_share_their_waves(folder, server, sql, tmp_path):
 
 def test_many_ties_are_decided_from_the_index(folder, server, sql, monkeypatch):
     """Whether keys come from rows or from the index makes no difference."""
-    import streamfile._similar as similar
-
     keys = [key for key in unknown_keys(sql("medium"), 150, 13) if '"' not in key]
     answers = []
     for most_rows in (-1, 10**9):
-        monkeypatch.setattr(similar, "MOST_ROWS", most_rows)
+        monkeypatch.setattr(_ties, "MOST_ROWS", most_rows)
         reader = WalkingReader(str(folder / "medium"))
         answers.append(reader.similar(keys, language="en", case_insensitive=False))
         reader.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
@@ -116,10 +117,33 @@ class Index(BTree[IndexNode]):
             for place, child in enumerate(node.children[low : high + 1].tolist(), low):
                 below.setdefault(child, []).append(target)
                 if child not in within:
-                    least = self._folded(node, place - 1) if place else bounds[0]
-                    last = place == len(node.cells)
-                    within[child] = least, bounds[1] if last else self._folded(node, place)
+                    within[child] = self._around(node, place, bounds)
         return equal, below, within
+
+    def _around(self, node: IndexNode, place: int, bounds: Bounds) -> Bounds:
+        """Tell between which keys those of a page's child are, given that of the page itself."""
+        least = self._folded(node, place - 1) if place else bounds[0]
+        most = bounds[1] if place == len(node.cells) else self._folded(node, place)
+        return least, most
+
+    def _beginning(self, node: IndexNode, prefix: bytes) -> tuple[int, int]:
+        """Find the first cell that begins with a folded prefix, and the first one behind those."""
+
+        def beginning(place: int) -> bytes:
+            local = node.cells[place].local
+            try:
+                header, at = read_varint(local, 0)
+                kind, _ = read_varint(local, at)
+            except IndexError:
+                return b""
+            size = (kind - 13) // 2 if kind >= 13 and kind % 2 else 0
+            return self._fold(local[header : header + size])[: len(prefix)]
+
+        places = range(len(node.cells))
+        return (
+            bisect_left(places, prefix, key=beginning),
+            bisect_right(places, prefix, key=beginning),
+        )
 
     def _check_bounds(self, number: int, leaf: IndexNode, bounds: Bounds) -> None:
         """Refuse a leaf that is not the one which belongs between its parents' keys.

@@ -1,11 +1,11 @@
-"""All leaves of an index at once, for the keys of many row ids."""
+"""Many leaves of an index at once, for the keys of many row ids."""
 
 from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
 
-from vfs._index import Index
+from vfs._index import Bounds, Index
 from vfs._record import SIZES, Ints, Page, concatenate, decode_record, read_varints
 from vfs._tree import LEAF_HEADER, Visited
 from vfs._walk import Walk
@@ -14,8 +14,10 @@ from vfs.errors import DatabaseError
 WIDTHS = np.array(SIZES)
 
 
-def read_keys(index: Index, rowids: npt.ArrayLike) -> Walk[dict[int, bytes]]:
-    """Find the keys of row ids by reading the whole index, its leaves in one wave.
+def read_keys(
+    index: Index, rowids: npt.ArrayLike, *, prefix: bytes = b""
+) -> Walk[dict[int, bytes]]:
+    """Find the keys of row ids by reading the index, its leaves in one wave.
 
     Parameters
     ----------
@@ -23,34 +25,45 @@ def read_keys(index: Index, rowids: npt.ArrayLike) -> Walk[dict[int, bytes]]:
         On a text column.
     rowids
         In any order.
+    prefix
+        Only the part of the index that has the keys which begin with it under the collation is
+        read; UTF-8, without NUL.
 
     Returns
     -------
     dict
-        Keys by row id, but for those not there, and those so long that they overflow their page.
+        Keys by row id, all that begin with the prefix and maybe others, but for those not there,
+        and those so long that they overflow their page.
     """
     wanted = np.unique(np.asarray(rowids, np.int64))
     found: dict[int, bytes] = {}
     pages: list[Page] = []
     offsets: list[Ints] = []
-    level = [index.root]
+    folded = index._fold(prefix) if prefix else b""
+    level: dict[int, Bounds] = {index.root: (None, None)}
     visited, height = Visited(index.name), 0
     while level:
         visited.add(level)
-        leaves = yield from index._node_walk(dict.fromkeys(level), height)
-        pages += leaves.values()
-        offsets += [index._cell_offsets(number, leaves[number], LEAF_HEADER) for number in leaves]
-        parents = [index.interior[number] for number in level if number not in leaves]
-        for node in parents:
-            for cell in (node.cells[i] for i in range(len(node.cells))):
+        leaves = yield from index._node_walk(level, height)
+        below: dict[int, Bounds] = {}
+        for number, bounds in level.items():
+            if number in leaves:
+                pages.append(leaves[number])
+                offsets.append(index._cell_offsets(number, leaves[number], LEAF_HEADER))
+                index._check_bounds(number, index._leaf(number, leaves[number]), bounds)
+                continue
+            node = index.interior[number]
+            first, last = index._beginning(node, folded)
+            for cell in (node.cells[place] for place in range(first, last)):
                 if not cell.overflow:
                     match _values(cell.local):
                         case [bytes(key), int(rowid)]:
                             found[rowid] = key
-        level = [int(child) for node in parents for child in node.children]
-        if len(set(level)) < len(level):
-            raise index.malformed(index.root, "a page twice below it")
-        height += 1
+            for place, child in enumerate(node.children[first : last + 1].tolist(), first):
+                if child in below:
+                    raise index.malformed(index.root, "a page twice below it")
+                below[child] = index._around(node, place, bounds)
+        level, height = below, height + 1
     data, starts = concatenate(pages)
     base = np.repeat(starts, [len(cells) for cells in offsets])
     sizes, at = read_varints(data, base + np.concatenate([*offsets, np.zeros(0, np.int64)]))
