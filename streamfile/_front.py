@@ -8,7 +8,7 @@ from streamfile._fulltext import Fulltext
 from streamfile._nodes import pack_blocks
 from vfs import Index, Table, nocase, pack, run, survey
 
-ROUTER_SQL = f"CREATE TABLE {ROUTER} (data BLOB)"
+ROUTER_SQL = f"CREATE TABLE {ROUTER} (trees BLOB, ngrams BLOB)"
 LENGTHS_SQL = f"CREATE TABLE {KEY_LENGTHS} (data BLOB)"
 SCHEMA = 4096  # bytes of the schema, but for the columns of the vectors' table
 SMALL_TABLES = 8192  # bytes of what is in the front beside what follows
@@ -42,13 +42,13 @@ def write_front(builder: Builder, lengths: bytes, key_index: str) -> None:
         Table(pages, builder.root("magnitude")),
         Index(pages, builder.root(key_index), fold=nocase),
     ]
-    nodes = []
+    nodes = None
     if any(name == SEGMENTS for _, name, *_ in builder.schema):
         fulltext = Fulltext(pages, builder.root(SEGMENTS), builder.root(BLOCKS))
         trees += [fulltext.segments, fulltext.blocks]
-        nodes = [pack_blocks(run(pages, fulltext.interior_blocks()))]
+        nodes = pack_blocks(run(pages, fulltext.interior_blocks()))
     trees.append(Table(pages, builder.root(KEY_LENGTHS)))
     for tree in trees:
         survey(pages, tree)
-    records = enumerate([(data,) for data in (pack(trees), *nodes)], 1)
-    builder.records(ROUTER, ROUTER_SQL, records, front=True)
+    # One row, so that its first page tells where all of it is.
+    builder.records(ROUTER, ROUTER_SQL, [(1, (pack(trees), nodes))], front=True)

@@ -169,10 +169,9 @@ class RemoteReader(Reader):
         table = Table(contents.pages, contents.format.router_root)
         rows = run(contents.pages, table.scan(most_pages=MOST_PAGES), opening=True)
         match [values for _, values in rows]:
-            case [[bytes(router)], *others]:
-                match others:
-                    case [[bytes(nodes)]] if contents.fulltext is not None:
-                        contents.fulltext.know(unpack_blocks(nodes))
+            case [[bytes(router), nodes]]:
+                if isinstance(nodes, bytes) and contents.fulltext is not None:
+                    contents.fulltext.know(unpack_blocks(nodes))
                 return router
         return None
 

@@ -25,7 +25,8 @@ from streamfile import FormatError, Magnitude
 from streamfile._nodes import pack_blocks, unpack_blocks
 from streamfile._remote import RemoteReader
 from streamfile._repack import repack
-from vfs import DatabaseError
+from vfs import DatabaseError, _file
+from vfs._disk import BLOCK
 
 ROWS, DIM = 4000, 8
 HEAD = 128 << 10
@@ -89,6 +90,23 @@ def test_opening_is_one_request(server, name):
     with cold(server, name) as v:
         assert (len(v), v.dim, v.stats.requests, v.stats.bytes) == (ROWS, DIM, 1, HEAD)
     assert asked_range(server.requests(count + 1)[-1]) == (0, HEAD)
+
+
+def test_a_router_that_is_larger_than_the_first_request_is_one_wave_more(
+    folder, server, tmp_path, monkeypatch
+):
+    mf.write_magnitude(tmp_path / "a", KEYS, VECTORS, page_size=512, subwords=True)
+    repack(tmp_path / "a", folder / "small-pages", log=False)
+    with connect(folder / "small-pages") as connection:
+        sql = "SELECT rootpage FROM sqlite_schema WHERE name = 'magnitude_router'"
+        first = connection.execute(sql).get * 512
+    head = -(-first // BLOCK) * BLOCK
+    assert first + sum(map(len, router(folder / "small-pages"))) > head + 2 * 512
+    monkeypatch.setattr(_file, "HEAD", head)
+    with cold(server, "small-pages") as v:
+        assert (len(v), v.stats.waves) == (ROWS, 2)
+        ask(v, places(25, 1))
+        assert v.stats.waves == 4
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -267,7 +285,7 @@ def test_a_misspelt_word_takes_few_waves(server):
 
 def router(path):
     with connect(path) as connection:
-        return [data for (data,) in connection.execute("SELECT data FROM magnitude_router")]
+        return list(*connection.execute("SELECT trees, ngrams FROM magnitude_router"))
 
 
 def lengths(path):
@@ -289,17 +307,17 @@ def other(tmp_path_factory):
 BOMB = zlib.compress(bytes(100 << 20))
 MANY = zlib.compress(bytes(12 * (1 << 22)))
 ROUTERS = {
-    "nothing": lambda own, other: [],
-    "a NULL": lambda own, other: [None],
+    "NULL": lambda own, other: [None, None],
     "text": lambda own, other: ["router", "nodes"],
     "numbers": lambda own, other: [5, 7.5],
     "no bytes": lambda own, other: [b"", b""],
     "garbage": lambda own, other: [random.Random(1).randbytes(2000), b"x" * 999],
-    "no nodes": lambda own, other: own[:1],
-    "a third row": lambda own, other: [*own, b"?"],
+    "no nodes": lambda own, other: [own[0], None],
     "changed places": lambda own, other: own[::-1],
     "cut off": lambda own, other: [own[0][:-9], own[1][:-9]],
-    "a flipped bit": lambda own, other: [own[0][:99] + bytes([own[0][99] ^ 1]) + own[0][100:]],
+    "a flipped bit": lambda own, other: [
+        own[0][:99] + bytes([own[0][99] ^ 1]) + own[0][100:], own[1]
+    ],
     "more than is read": lambda own, other: [random.Random(1).randbytes(1 << 20), own[1]],
     "without end": lambda own, other: [BOMB, BOMB],
     "nodes without end": lambda own, other: [own[0], MANY],
@@ -312,13 +330,13 @@ ROUTERS = {
 }  # fmt: skip
 
 
-def damaged(folder, table, rows):
-    """Give the medium file with other rows in one of its tables."""
+def damaged(folder, rows):
+    """Give the medium file with another router."""
     path = folder / "damaged"
     path.write_bytes((folder / "medium").read_bytes())
     with closing(apsw.Connection(str(path))) as connection, connection:
-        connection.execute(f"DELETE FROM {table}")
-        connection.executemany(f"INSERT INTO {table} VALUES (?)", [(row,) for row in rows])
+        connection.execute("DELETE FROM magnitude_router")
+        connection.executemany("INSERT INTO magnitude_router VALUES (?, ?)", rows)
     return path
 
 
@@ -342,7 +360,7 @@ def outcome(server, sql):
 @pytest.mark.parametrize("what", ROUTERS)
 def test_damaged_routers_are_ignored_or_refused(folder, server, sql, other, what):
     own = router(folder / "medium")
-    damaged(folder, "magnitude_router", ROUTERS[what](own, router(other)))
+    damaged(folder, [ROUTERS[what](own, router(other))])
     refused = outcome(server, sql)
     if what in ("nodes of garbage", "nodes that are leaves"):
         assert refused is None or "damaged" in str(refused)
@@ -350,8 +368,14 @@ def test_damaged_routers_are_ignored_or_refused(folder, server, sql, other, what
         assert refused is None
 
 
+@pytest.mark.parametrize("count", [0, 2])
+def test_a_router_of_other_than_one_row_is_ignored(folder, server, sql, count):
+    damaged(folder, [router(folder / "medium")] * count)
+    assert outcome(server, sql) is None
+
+
 def test_a_router_of_another_file_is_ignored_or_refused(folder, server, sql, other):
-    damaged(folder, "magnitude_router", router(other))
+    damaged(folder, [router(other)])
     outcome(server, sql)
 
 
@@ -370,7 +394,7 @@ LENGTHS = {
 
 @pytest.mark.parametrize("what", LENGTHS)
 def test_lengths_that_are_not_there_are_refused(folder, server, sql, what):
-    path = damaged(folder, "magnitude_router", [])  # it knows the way to the old pages
+    path = damaged(folder, [])  # it knows the way to the old pages
     with closing(apsw.Connection(str(path))) as connection, connection:
         connection.execute("DELETE FROM magnitude_key_lengths")
         rows = LENGTHS[what](lengths(folder / "medium"))
