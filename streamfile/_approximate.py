@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import threading
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import numpy as np
 
 from streamfile._annoy import NeighbourIndex, open_index
+from streamfile._fork_lock import ForkLock
 from streamfile._matrix import Matrix
 from streamfile._ranking import Doubles
 from streamfile._reader import Contents
@@ -51,8 +50,7 @@ class Approximate:
     def __init__(self, matrix: Matrix) -> None:
         self._matrix = matrix
         self._opened: Opened | None = None
-        self._lock = threading.Lock()
-        self._pid = os.getpid()
+        self._lock = ForkLock()
 
     def check(self) -> None:
         """Tell at once where there is no index.
@@ -127,9 +125,6 @@ class Approximate:
         self._opened = None
 
     def _open(self) -> Opened:
-        if self._pid != os.getpid():
-            self._pid = os.getpid()
-            self._lock = threading.Lock()
         with self._lock:
             reader = self._matrix.reader
             contents = reader.contents

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
-import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from streamfile._blob import blob_size
+from streamfile._fork_lock import ForkLock
 from streamfile._ranking import unit
 from streamfile._reader import Contents, Reader
 from streamfile._shapes import Array
@@ -77,8 +76,7 @@ class Contextual:
             "backend": backend,
         }
         self._opened: Opened | None = None
-        self._lock = threading.Lock()
-        self._pid = os.getpid()
+        self._lock = ForkLock()
 
     @property
     def layers(self) -> int:
@@ -177,9 +175,6 @@ class Contextual:
         )
 
     def _open(self) -> Opened:
-        if self._pid != os.getpid():
-            self._pid = os.getpid()
-            self._lock = threading.Lock()
         with self._lock:
             contents = self._reader.contents
             if self._opened is None or self._opened.contents is not contents:

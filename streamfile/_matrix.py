@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,6 +12,7 @@ import numpy.typing as npt
 
 from streamfile._blocks import Block
 from streamfile._decode import Bytes, Ints
+from streamfile._fork_lock import ForkLock
 from streamfile._format import Floats
 from streamfile._reader import Contents, Reader
 from streamfile._scan import plan_scan, scan
@@ -64,8 +63,7 @@ class Matrix:
     def __init__(self, reader: Reader) -> None:
         self.reader = reader
         self._kept: Here | None = None
-        self._lock = threading.Lock()
-        self._pid = os.getpid()
+        self._lock = ForkLock()
 
     def check_cost(self, count: int) -> None:
         """Hold the cost of reading so many rows against the budgets.
@@ -156,9 +154,6 @@ class Matrix:
 
     def _keep(self, count: int) -> Stored | None:
         """Read rows to keep them, unless they are here already or too many."""
-        if self._pid != os.getpid():
-            self._pid = os.getpid()
-            self._lock = threading.Lock()
         with self._lock:
             if (here := self._find(count)) is not None:
                 return here.stored

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
 from collections.abc import Callable
 from contextlib import closing
 from typing import Any, TypeVar
 
 import apsw
 
+from streamfile._fork_lock import ForkLock
 from streamfile._format import Format
 from streamfile._nodes import unpack_blocks
 from streamfile._reader import Contents, Reader
@@ -72,7 +72,7 @@ class RemoteReader(Reader):
         self._given = route, options
         self.stats = self.file.stats
         self.budget = self.file.budget
-        self._lock = threading.Lock()
+        self._lock = ForkLock()
         try:
             self._open()
         except BaseException:
@@ -105,11 +105,6 @@ class RemoteReader(Reader):
         super().close()
         self._save()
         self.file.close()
-
-    def after_fork(self) -> None:
-        """Replace the lock, which a thread of the parent process may have held."""
-        super().after_fork()
-        self._lock = threading.Lock()
 
     def _connect(self) -> apsw.Connection:
         return connect_to(self.file)

@@ -85,7 +85,7 @@ class TextVectors(VectorFile):
         if self.declared not in (None, rows):
             raise FormatError(
                 f"{self.path}: line {self._header_lines}: the header declares {self.declared:,} "
-                f"rows of {self.dim:,} numbers, but {rows:,} follow; is the file whole?"
+                f"rows of {self.dim:,} numbers, but {rows:,} rows follow; is the file whole?"
             )
 
     def _lines(self, stream: Stream) -> Iterator[tuple[int, int, bytes]]:

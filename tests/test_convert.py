@@ -320,11 +320,17 @@ def test_a_folder(tmp_path):
 BAD = {
     "short.txt": (b"2 3\na 1 2 3\nb 1 2\n", r"line 3: expected a key and 3 numbers, found 3 f"),
     "number.txt": (b"a 1 2\nb 1 2\nc 1 x\n", "line 3: expected a number as number 2 of 2"),
-    "few.txt": (b"3 2\na 1 2\nb 1 2\n", "the header declares 3 rows of 2 numbers, but 2 follow"),
-    "many.txt": (b"1 2\na 1 2\nb 1 2\n", "the header declares 1 rows of 2 numbers, but 2 follow"),
+    "few.txt": (
+        b"3 2\na 1 2\nb 1 2\n",
+        "the header declares 3 rows of 2 numbers, but 2 rows follow",
+    ),
+    "many.txt": (
+        b"1 2\na 1 2\nb 1 2\n",
+        "the header declares 1 rows of 2 numbers, but 2 rows follow",
+    ),
     "lie.txt": (
         b"9" * 18 + b" 2\n" + b"".join(b"k%d 1 2\n" % at for at in range(20_000)),
-        "999,999,999,999,999,999 rows of 2 numbers, but 20,000 follow",
+        "999,999,999,999,999,999 rows of 2 numbers, but 20,000 rows follow",
     ),
     "lie.bin": (b"9" * 18 + b" 2\n" + b"k 1234567" * 20_000, "but the file ends in it"),
     "cut.bin": (b"2 2\na " + bytes(8) + b"b " + bytes(7), "byte 14: expected row 2 of the 2"),

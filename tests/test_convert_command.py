@@ -109,7 +109,7 @@ def test_an_output_that_exists(convert):
     ("content", "options", "message"),
     [
         (b"2 2\na 1 2\nb 1\n", (), "words.txt: line 3: expected a key and 2 numbers, found 2"),
-        (b"3 2\na 1 2\n", (), "line 1: the header declares 3 rows of 2 numbers, but 1 follow"),
+        (b"3 2\na 1 2\n", (), "line 1: the header declares 3 rows of 2 numbers, but 1 rows follow"),
         (CONTENT, ("-p", "0"), "precision=0: expected decimal places from 1 to 9"),
         (CONTENT, ("-w", "5,2"), "ngrams=(5, 2): expected the shortest and the longest"),
         (CONTENT, ("-t", "0"), "trees=0: expected at least one"),

@@ -279,9 +279,9 @@ ROW = bytes(8)
 BAD_TEXT = {
     b"": "empty; expected lines of a key and numbers",
     b"\n \r\n\t\n": "empty; expected lines of a key and numbers",
-    b"3 2\na 1 2\nb 1 2\n": "line 1: the header declares 3 rows of 2 numbers, but 2 follow",
-    b"\n1 2\na 1 2\nb 1 2": "line 2: the header declares 1 rows of 2 numbers, but 2 follow",
-    b"3 2\n": "line 1: the header declares 3 rows of 2 numbers, but 0 follow",
+    b"3 2\na 1 2\nb 1 2\n": "line 1: the header declares 3 rows of 2 numbers, but 2 rows follow",
+    b"\n1 2\na 1 2\nb 1 2": "line 2: the header declares 1 rows of 2 numbers, but 2 rows follow",
+    b"3 2\n": "line 1: the header declares 3 rows of 2 numbers, but 0 rows follow",
     b"2 2\na 1 2\n\n\nb 1\n": "line 5: expected a key and 2 numbers, found 2 fields: 'b 1'",
     b"2 2\na 1 2\n1 2\n": "line 3: expected a key and 2 numbers, found 2 fields: '1 2'",
     b"a 1 2\nb 1 2\nc 1 x\n": "line 3: expected a number as number 2 of 2, found 'x'",
