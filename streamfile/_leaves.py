@@ -8,12 +8,14 @@ import numpy as np
 
 from streamfile._fulltext import Fulltext, StoredSegment
 from streamfile._postings import MOST_BYTES, MOST_TERMS, Postings
-from vfs import Pages, run
+from vfs import LocalPages, run
 
 BLOCKS = 16  # that are read at once
 
 
-def read_segments(pages: Pages, segments_root: int, blocks_root: int) -> list[Iterator[Postings]]:
+def read_segments(
+    pages: LocalPages, segments_root: int, blocks_root: int
+) -> list[Iterator[Postings]]:
     """Open all segments.
 
     Parameters
@@ -38,7 +40,9 @@ def read_segments(pages: Pages, segments_root: int, blocks_root: int) -> list[It
     return [_read_segment(pages, fulltext, segment) for segment in segments]
 
 
-def _read_segment(pages: Pages, fulltext: Fulltext, segment: StoredSegment) -> Iterator[Postings]:
+def _read_segment(
+    pages: LocalPages, fulltext: Fulltext, segment: StoredSegment
+) -> Iterator[Postings]:
     before = b""
     terms: list[bytes] = []
     lists: list[bytes] = []
@@ -51,6 +55,7 @@ def _read_segment(pages: Pages, fulltext: Fulltext, segment: StoredSegment) -> I
         if terms and (len(terms) >= MOST_TERMS or size + len(leaf) > MOST_BYTES):
             yield taken()
             terms, lists, size = [], [], 0
+            pages.release()
         size += len(leaf)
         for term, begin, end in fulltext.terms(leaf, 1, documents=True):
             if term <= before:
@@ -61,7 +66,7 @@ def _read_segment(pages: Pages, fulltext: Fulltext, segment: StoredSegment) -> I
     yield taken()
 
 
-def _leaves(pages: Pages, fulltext: Fulltext, segment: StoredSegment) -> Iterator[bytes]:
+def _leaves(pages: LocalPages, fulltext: Fulltext, segment: StoredSegment) -> Iterator[bytes]:
     if segment.root[:1] == b"\0":
         yield segment.root
         return
