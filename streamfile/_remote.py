@@ -14,7 +14,7 @@ from streamfile._fork_lock import ForkLock
 from streamfile._format import Format
 from streamfile._nodes import unpack_blocks
 from streamfile._reader import Contents, Reader
-from streamfile._route import Route, find_routes
+from streamfile._sidecar import Route, find_routes
 from streamfile.errors import FormatError
 from vfs import (
     DatabaseError,

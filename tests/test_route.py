@@ -26,7 +26,8 @@ import vfs
 from streamfile import FormatError, Magnitude
 from streamfile._cli import main
 from streamfile._nodes import pack_blocks, unpack_blocks
-from streamfile._route import FACTS, HEAD, MAGIC, NODES, PAGES, ROUTER, Route, route
+from streamfile._route import route
+from streamfile._sidecar import FACTS, HEAD, MAGIC, NODES, PAGES, ROUTER, Route
 from streamfile.errors import ArgumentError, ExistsError, PathError
 
 ROWS, DIM = 6000, 8
