@@ -21,7 +21,7 @@ import numpy as np
 from local import glove_file
 
 from streamfile import Magnitude
-from streamfile._server import RangeServer
+from streamfile.web.range_server import RangeServer
 
 CAP = 16 << 20
 READERS = 4

@@ -30,10 +30,11 @@ from elmo import FOLDER, READING
 from similarity import LIMIT, MB, Numbers, memory
 
 from streamfile import Magnitude
-from streamfile._contextual import OPTIONS, WEIGHTS
-from streamfile._format import BLOBS
-from streamfile._local import LocalReader
-from vfs import BlobTable, run
+from streamfile.format.tables import BLOBS
+from streamfile.lookup.contextual import OPTIONS, WEIGHTS
+from streamfile.readers.local import LocalReader
+from vfs.btree.blobs import BlobTable
+from vfs.btree.walk import run
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from elmo_files import options, published, write_model

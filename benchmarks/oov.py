@@ -26,9 +26,9 @@ from roundtrips import HANDSHAKE, LATENCY, SlowServer, count_waves
 
 import vfs
 from streamfile import Magnitude
-from streamfile._local import LocalReader
-from streamfile._remote import RemoteReader
-from streamfile._server import RangeServer
+from streamfile.readers.local import LocalReader
+from streamfile.readers.remote import RemoteReader
+from streamfile.web.range_server import RangeServer
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from sql_similar import misspelt, sql_similar, sql_vector

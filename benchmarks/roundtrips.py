@@ -18,7 +18,7 @@ from pathlib import Path
 
 from build_glove import build_light, glove
 
-from streamfile._server import RangeServer, Served
+from streamfile.web.range_server import RangeServer, Served
 
 LATENCY = 0.1
 HANDSHAKE = 0.1

@@ -20,9 +20,12 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from vfs import Index, Layout, Table, nocase, pack, run, unpack
-from vfs._cells import Cell, IndexNode
-from vfs._table import TableNode
+from vfs.btree.index import Index, nocase
+from vfs.btree.index_cells import Cell, IndexNode
+from vfs.btree.pages import Layout
+from vfs.btree.table import Table, TableNode
+from vfs.btree.walk import run
+from vfs.router.router import pack, unpack
 
 ROWS = 3_000_000
 PAGE_SIZE = 4096

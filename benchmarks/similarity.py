@@ -28,8 +28,11 @@ import numpy as np
 from build_glove import build_light
 from numpy.typing import NDArray
 
-from streamfile import Magnitude, _server
-from vfs import LocalPages, Table, run
+from streamfile import Magnitude
+from streamfile.web import range_server
+from vfs.btree.pages import LocalPages
+from vfs.btree.table import Table
+from vfs.btree.walk import run
 
 FOLDER = Path(tempfile.gettempdir()) / "streamfile-benchmarks"
 COUNT, DIM, PRECISION = 200_000, 300, 7
@@ -171,7 +174,7 @@ def memory() -> dict[str, float]:
     return {name.rstrip(":"): int(size) * 1024 / MB for name, size, _ in fields}
 
 
-class LimitedHandler(_server._Handler):
+class LimitedHandler(range_server._Handler):
     """Sends no more bytes a second than the limit, all connections together."""
 
     lock = threading.Lock()
@@ -188,7 +191,7 @@ class LimitedHandler(_server._Handler):
 
 def serve(*, limited: bool) -> None:
     """Serve the folder until standard input ends."""
-    with _server.RangeServer(FOLDER) as server:
+    with range_server.RangeServer(FOLDER) as server:
         if limited:
             server.RequestHandlerClass = LimitedHandler
         print(server.url, flush=True)

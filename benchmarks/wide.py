@@ -17,7 +17,7 @@ import numpy as np
 from build_glove import glove
 
 from streamfile import Magnitude, convert, repack
-from streamfile._server import RangeServer
+from streamfile.web.range_server import RangeServer
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from elmo_files import published, write_model

@@ -3,13 +3,6 @@
 from __future__ import annotations
 
 from streamfile import models
-from streamfile._convert import Converted, convert
-from streamfile._featurizer import FeaturizerMagnitude
-from streamfile._info import Info, info
-from streamfile._magnitude import Magnitude
-from streamfile._repack import repack
-from streamfile._route import route
-from streamfile._utils import MagnitudeUtils
 from streamfile.errors import (
     ArgumentError,
     ExistsError,
@@ -18,6 +11,13 @@ from streamfile.errors import (
     PathError,
     StreamfileError,
 )
+from streamfile.magnitude.featurizer import FeaturizerMagnitude
+from streamfile.magnitude.magnitude import Magnitude
+from streamfile.magnitude.utils import MagnitudeUtils
+from streamfile.tools.convert import Converted, convert
+from streamfile.tools.info import Info, info
+from streamfile.tools.repack import repack
+from streamfile.tools.route import route
 
 __all__ = [
     "ArgumentError",

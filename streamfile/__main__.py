@@ -2,6 +2,6 @@
 
 import sys
 
-from streamfile._cli import main
+from streamfile.cli.main import main
 
 sys.exit(main())

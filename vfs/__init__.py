@@ -10,28 +10,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from vfs._cache import default_kept_files
-from vfs._chain import BEGINNING, Blob, BlobPiece, BlobTable, Place, blob_ranges, read_blobs
-from vfs._encode import encode_record, encode_varint
-from vfs._file import RemoteFile
-from vfs._identity import Identity, local_name
-from vfs._index import Index, nocase
-from vfs._kept import KeptFiles
-from vfs._options import Options
-from vfs._pages import Layout, LocalPages, Pages, RemotePages
-from vfs._part import KeptFile, Part
-from vfs._record import decode_record, read_varints
-from vfs._router import pack, unpack
-from vfs._span import ScanPages
-from vfs._sqlite import connect, connect_to, file_of
-from vfs._stats import Budget, Counters, Stats
-from vfs._sweep import read_keys
-from vfs._table import Rows, Table
-from vfs._tree import VisitedMany
-from vfs._walk import Walk, run, together
-from vfs._whole import is_index, read_entries, read_rows, survey
-from vfs._workers import Workers
-from vfs._writer import DatabaseWriter
+from vfs.btree.blobs import BEGINNING, Blob, BlobPiece, BlobTable, Place, blob_ranges, read_blobs
+from vfs.btree.index import Index, nocase
+from vfs.btree.index_keys import read_keys
+from vfs.btree.pages import Layout, LocalPages, Pages, RemotePages
+from vfs.btree.record import decode_record, read_varints
+from vfs.btree.scan_pages import ScanPages
+from vfs.btree.table import Rows, Table
+from vfs.btree.tree import VisitedMany
+from vfs.btree.walk import Walk, run, together
+from vfs.btree.whole_trees import is_index, read_entries, read_rows, survey
+from vfs.cache.directory import default_kept_files
+from vfs.cache.kept_files import KeptFiles
+from vfs.cache.unfinished_file import KeptFile, Part
 from vfs.errors import (
     AccessError,
     BudgetError,
@@ -50,6 +41,15 @@ from vfs.errors import (
     TransportError,
     VFSError,
 )
+from vfs.identity import Identity, local_name
+from vfs.options import Options
+from vfs.remote_file import RemoteFile
+from vfs.router.router import pack, unpack
+from vfs.sqlite_vfs import connect, connect_to, file_of
+from vfs.stats import Budget, Counters, Stats
+from vfs.workers import Workers
+from vfs.writer.database import DatabaseWriter
+from vfs.writer.record import encode_record, encode_varint
 
 __all__ = [
     "BEGINNING",

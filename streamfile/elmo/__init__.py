@@ -5,7 +5,7 @@ torch and h5py (extra ``elmo``) are imported only when an `Encoder` is made.
 
 from __future__ import annotations
 
-from streamfile.elmo._encoder import Encoder, check_choices, require
-from streamfile.elmo._options import read_options
+from streamfile.elmo.encoder import Encoder, check_choices, require
+from streamfile.elmo.options import read_options
 
 __all__ = ["Encoder", "check_choices", "read_options", "require"]

@@ -1,0 +1,156 @@
+"""Machine code for the longest loops, where numba is installed (extra ``fast``).
+
+numba compiles it once, and only for that it is imported: that takes longer than most scans. The
+machine code is kept in the cache directory; llvmlite, which numba is made with, loads it in
+milliseconds. Without it numpy does the same.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import inspect
+import logging
+import os
+import stat
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from vfs.cache.directory import default_kept_files
+from vfs.cache.kept_files import KeptFiles
+from vfs.cache.unfinished_file import KeptFile, Part
+from vfs.errors import VFSError
+
+log = logging.getLogger(__name__)
+
+NUMBERS: dict[str, Any] = {
+    "int64": ctypes.c_int64,
+    "float32": ctypes.c_float,
+    "float64": ctypes.c_double,
+}
+
+_lock = threading.Lock()
+_known: dict[str, Callable[..., int] | None] = {}
+
+
+class Kernel:
+    """A function that can be compiled.
+
+    Parameters
+    ----------
+    function
+        Of pointers and numbers, which gives an integer. Its module has all that it depends on.
+    arguments
+        Their types, as numba calls them, with a star behind those that are pointed at.
+    helpers
+        Functions of that module that it calls.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., int],
+        *arguments: str,
+        helpers: tuple[Callable[..., Any], ...] = (),
+    ) -> None:
+        self.function, self.arguments, self.helpers = function, arguments, helpers
+
+    @property
+    def source(self) -> bytes:
+        """The text of its module, and of this one."""
+        paths = (inspect.getfile(self.function), __file__)
+        return b"".join(Path(path).read_bytes() for path in paths)
+
+
+def compiled(kernel: Kernel, files: KeptFiles | None) -> Callable[..., int] | None:
+    """Load machine code.
+
+    Parameters
+    ----------
+    kernel
+        What it is made of.
+    files
+        Where it is kept; without such a place nothing is compiled.
+
+    Returns
+    -------
+    callable or None
+        The function, for addresses in place of pointers; None if that is not possible.
+    """
+    if files is None:
+        return None
+    with _lock:
+        try:
+            import llvmlite.binding as llvm
+        except ImportError:
+            return None
+        machine = (llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten())
+        told = repr((kernel.source, machine, llvm.llvm_version_info, llvm.get_process_triple()))
+        name = hashlib.sha256(told.encode()).digest()[:16]
+        if name.hex() not in _known:
+            try:
+                with files.make(name, 0, lambda part: _build(kernel, part)) as file:
+                    _known[name.hex()] = _load(kernel, file)
+            except (ImportError, VFSError, OSError) as failure:
+                log.info("no compiled code: %s", failure)
+                _known[name.hex()] = None
+        return _known[name.hex()]
+
+
+def compiled_by_default(kernel: Kernel) -> Callable[..., int] | None:
+    """Load machine code that is kept in the default cache directory; see `compiled`."""
+    try:
+        return compiled(kernel, default_kept_files())
+    except VFSError as failure:  # an option that reading files would tell
+        log.info("no compiled code: %s", failure)
+        return None
+
+
+def _load(kernel: Kernel, file: KeptFile) -> Callable[..., int] | None:
+    import llvmlite.binding as llvm
+
+    told = file.path.stat()
+    if told.st_uid != os.getuid() or stat.S_IMODE(told.st_mode) & 0o022:
+        log.warning("%s: not run: others could have written it", file.path)
+        return None
+    name, code = file.path.read_bytes().split(b"\0", 1)
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    machine = llvm.Target.from_default_triple().create_target_machine()
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
+    engine.add_object_file(llvm.ObjectFileRef.from_data(code))
+    engine.finalize_object()
+    kinds = (NUMBERS.get(argument, ctypes.c_void_p) for argument in kernel.arguments)
+    prototype = ctypes.CFUNCTYPE(ctypes.c_int64, *kinds)
+    function: Any = prototype(engine.get_function_address(name.decode()))
+    function.engine = engine  # it owns the code
+    return function  # type: ignore[no-any-return]
+
+
+def _build(kernel: Kernel, part: Part) -> None:
+    import llvmlite.binding as llvm
+    import numba
+    from numba.extending import register_jitable
+
+    for helper in kernel.helpers:
+        register_jitable(helper)
+    types: Any = numba.types
+    arguments = [
+        types.CPointer(getattr(types, argument[:-1]))
+        if argument.endswith("*")
+        else getattr(types, argument)
+        for argument in kernel.arguments
+    ]
+    function: Any = numba.cfunc(types.int64(*arguments), error_model="numpy")(kernel.function)
+    machine = llvm.Target.from_default_triple().create_target_machine(
+        cpu=llvm.get_host_cpu_name(),
+        features=llvm.get_host_cpu_features().flatten(),
+        opt=3,
+        reloc="pic",
+        codemodel="small",
+    )
+    code = machine.emit_object(llvm.parse_assembly(function.inspect_llvm()))
+    content = function._wrapper_name.encode() + b"\0" + code
+    part.reserve(len(content))
+    os.pwrite(part.file, content, 0)

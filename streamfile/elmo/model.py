@@ -1,0 +1,180 @@
+"""The model in torch: sentences → vectors of all layers."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from streamfile._arrays import Floats
+from streamfile._lru import RecentVectors
+from streamfile.elmo.batches import BOUNDARIES, Packing, pack
+from streamfile.elmo.character_layer import CharacterNetwork
+from streamfile.elmo.characters import SENTENCE_BEGIN, SENTENCE_END, spelling
+from streamfile.elmo.fork_gate import computing
+from streamfile.elmo.lstm import Network, State
+from streamfile.elmo.options import Options
+from streamfile.elmo.threads import DIRECTIONS, Threads
+from streamfile.elmo.weights import open_weights
+from streamfile.errors import ArgumentError
+
+KNOWN = 64 << 20  # bytes of layer 0 kept
+ENTRY = 256  # bytes that a kept vector takes beside its numbers
+
+States = Sequence[list[State] | None]  # of each direction, of each layer; None for zeros
+
+
+def find_device(devices: Sequence[int]) -> torch.device:
+    """Give the first of some GPUs; the CPU if there are none.
+
+    Raises
+    ------
+    ArgumentError
+        torch does not see that GPU.
+    """
+    if not devices:
+        return torch.device("cpu")
+    if devices[0] not in range(torch.cuda.device_count()):
+        raise ArgumentError(
+            f"devices={list(devices)!r:.40}, but torch sees {torch.cuda.device_count()} GPUs; "
+            "devices=[] computes on the CPU"
+        )
+    return torch.device("cuda", devices[0])
+
+
+class TorchModel:
+    """A model that computes a batch at a time.
+
+    Parameters
+    ----------
+    options, path
+        Of the model, and the file of its weights.
+    device
+        Where to compute.
+    dtype
+        Of the LSTMs' products.
+    """
+
+    def __init__(
+        self, options: Options, path: Path, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        self._options, self._device = options, device
+        self._threads = Threads(device)
+        with open_weights(path, options) as weights:
+            self._characters = CharacterNetwork(options, weights, self._threads, device)
+            self._directions = self._threads.run(
+                [
+                    functools.partial(Network, options, weights, direction, device, dtype)
+                    for direction in range(DIRECTIONS)
+                ]
+            )
+        self._lock = threading.Lock()
+        self._known = self._nothing_known()
+
+    def encode(self, sentences: Sequence[Sequence[str]]) -> list[Floats]:
+        """Compute the vectors of a batch, each sentence from zero states.
+
+        Parameters
+        ----------
+        sentences
+            Tokens, at least one in each.
+
+        Returns
+        -------
+        list of array of float32, (tokens, layers * dim)
+        """
+        return self.encode_on(sentences, None)[0]
+
+    def encode_on(
+        self, sentences: Sequence[Sequence[str]], states: States | None
+    ) -> tuple[list[Floats], States]:
+        """Compute the vectors of a batch that goes on where another ended.
+
+        Parameters
+        ----------
+        sentences
+            See `encode`.
+        states
+            After the sentences that came before these, one for each; None for zeros.
+
+        Returns
+        -------
+        vectors, states
+        """
+        with computing:
+            return self._encode(sentences, states or [None] * DIRECTIONS)
+
+    def _encode(
+        self, sentences: Sequence[Sequence[str]], states: States
+    ) -> tuple[list[Floats], States]:
+        most = self._options.max_characters
+        spelt = [
+            [SENTENCE_BEGIN, *(spelling(token, most) for token in sentence), SENTENCE_END]
+            for sentence in sentences
+        ]
+        tokens = [name for sentence in spelt for name in sentence]
+        packing = pack([len(sentence) for sentence in spelt])
+        layer_0 = self._layer_0(tokens)
+        # Filled by numpy, which starts no threads: see `Threads`.
+        joined = np.empty(
+            (len(tokens), 1 + self._options.n_layers, DIRECTIONS, layer_0.shape[1]), np.float32
+        )
+        joined[:, 0] = layer_0[:, None]
+        x, vectors = torch.from_numpy(layer_0).to(self._device), torch.from_numpy(joined)
+        after = self._threads.run(
+            [
+                functools.partial(self._contexts, at, x, packing, states[at], vectors)
+                for at in range(DIRECTIONS)
+            ]
+        )
+        ends = np.cumsum([len(sentence) for sentence in spelt]).tolist()
+        return [
+            joined[end - len(sentence) + 1 : end - 1].reshape(len(sentence) - BOUNDARIES, -1).copy()
+            for end, sentence in zip(ends, spelt, strict=True)
+        ], after
+
+    def _contexts(
+        self,
+        direction: int,
+        x: Tensor,
+        packing: Packing,
+        states: list[State] | None,
+        vectors: Tensor,
+    ) -> list[State]:
+        """Fill in a direction's part of all layers but the lowest."""
+        tokens = torch.from_numpy(packing.tokens[direction])
+        order = torch.from_numpy(packing.order).to(self._device)
+        layers, after = self._directions[direction].run(
+            x[tokens.to(self._device)],
+            packing.sizes,
+            torch.from_numpy(packing.last).to(self._device),
+            [state.take(order) for state in states] if states else None,
+        )
+        for at, layer in enumerate(layers, 1):
+            vectors[tokens, at, direction] = layer.to(vectors.device)
+        return [state.take(order.argsort()) for state in after]
+
+    def _layer_0(self, tokens: Sequence[bytes]) -> Floats:
+        """Look layer 0 up, or compute it; a row a token."""
+        names = dict.fromkeys(tokens)
+        with self._lock:
+            known, vectors = self._known.take(list(names))
+        found = dict.fromkeys(known)
+        missing = sorted((name for name in names if name not in found), key=len)
+        if missing:
+            new = self._characters.vectors(missing).cpu().numpy()
+            with self._lock:
+                self._known.keep(missing, new)
+            vectors = np.concatenate([vectors, new])
+        places = {name: at for at, name in enumerate([*known, *missing])}
+        rows: Floats = vectors[[places[token] for token in tokens]]
+        return rows
+
+    def _nothing_known(self) -> RecentVectors:
+        dim = self._options.projection_dim
+        return RecentVectors(KNOWN // (4 * dim + ENTRY), dim, np.float32)

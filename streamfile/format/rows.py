@@ -1,0 +1,156 @@
+"""Rows of the vectors' table as numpy arrays."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from streamfile._arrays import Floats, Ints
+from streamfile.errors import FormatError
+from streamfile.format.records import (
+    NUMBER_SIZES,
+    Keys,
+    Scratch,
+    read_integers,
+    read_reals,
+    windows,
+)
+from vfs.btree.record import read_varints
+from vfs.btree.table import Rows
+
+COLUMN_ROWS = 1000  # of which one dimension is decoded at once
+
+
+class VectorRows:
+    """Rows of the vectors' table.
+
+    Parameters
+    ----------
+    name
+        Of the file, for messages.
+    rows
+        As found.
+    dim
+        Dimensions of each vector.
+
+    Attributes
+    ----------
+    rowids
+        Rising, int64, shape (n,).
+    stored_keys
+        Of the rows, not decoded.
+
+    Raises
+    ------
+    FormatError
+        A row that the format does not allow.
+    """
+
+    def __init__(self, name: str, rows: Rows, dim: int) -> None:
+        self.rowids = rows.rowids
+        self._rows = rows
+        self._name = name
+        self._dim = dim
+        data = rows.data
+        header, at = read_varints(data, rows.starts)
+        key_types, at = read_varints(data, at)
+        body = rows.starts + header
+        self._types = at
+        self._values = body + (key_types - 13) // 2
+        self.stored_keys = Keys(data, body, self._values)
+        self._ends = rows.starts + rows.sizes
+        # A key is text, and each further type is a single byte.
+        sound = (key_types >= 13) & (key_types % 2 == 1) & (at + dim + 1 == body)
+        if not np.all(sound & (self._values <= self._ends)):
+            raise self._malformed("other columns than a key, the dimensions and a magnitude")
+
+    def keys(self) -> list[str]:
+        """Decode the keys; bytes that are no UTF-8 become surrogates."""
+        return self.stored_keys.decode()
+
+    def vectors(
+        self,
+        precision: int,
+        *,
+        normalized: bool,
+        out: Floats | None = None,
+        scratch: Scratch | None = None,
+    ) -> Floats:
+        """Compute the vectors.
+
+        Parameters
+        ----------
+        precision
+            Decimal places that the integers stand for.
+        normalized
+            Whether of unit length, or of their original one.
+        out
+            Takes the first vectors, as many as it has room for; else a new array takes all.
+        scratch
+            Of the thread.
+
+        Returns
+        -------
+        ndarray
+            float32, shape (n, dim).
+
+        Raises
+        ------
+        FormatError
+            A value that the format does not allow.
+        """
+        if out is None:
+            out = np.empty((len(self.rowids), self._dim), np.float32)
+        scratch = scratch or Scratch()
+        scale = 10**precision
+        step = max(1, scratch.values // (self._dim + 1))
+        for begin in range(0, len(out), step):
+            part = slice(begin, min(begin + step, len(out)))
+            values = out[part]
+            integers, kinds, ends = self._decode(part, scratch)
+            np.copyto(values, integers, casting="unsafe")
+            if normalized:
+                values /= np.float32(scale)
+            else:
+                magnitudes = read_reals(self._rows.data, kinds, ends)
+                with np.errstate(over="ignore", invalid="ignore"):  # of lengths that cannot be
+                    values *= (magnitudes / scale).astype(np.float32)[:, None]
+        return out
+
+    def column(self, dimension: int) -> Ints:
+        """Give one dimension as it is stored, int64, shape (n,)."""
+        data, values = self._rows.data, np.empty(len(self.rowids), np.int64)
+        for begin in range(0, len(values), COLUMN_ROWS):
+            part = slice(begin, begin + COLUMN_ROWS)
+            types = windows(data, self._dim + 1)[self._types[part]][:, : dimension + 1]
+            sizes = NUMBER_SIZES.astype(np.uint8)[np.minimum(types, 9)]
+            ends = self._values[part] + sizes.sum(axis=1, dtype=np.int64)
+            begins = ends - sizes[:, -1]
+            found = read_integers(data, types[:, -1:], begins, ends, Scratch())
+            if found is None or (ends > self._ends[part]).any():
+                raise self._malformed("a dimension that is no integer")
+            values[part] = found[:, 0]
+        return values
+
+    def _decode(
+        self, part: slice, scratch: Scratch
+    ) -> tuple[npt.NDArray[Any], npt.NDArray[np.uint8], Ints]:
+        """Give integers, shape (n, dim), and type and place of each magnitude."""
+        data = self._rows.data
+        both = windows(data, self._dim + 1)[self._types[part]]
+        types, kinds = both[:, :-1], both[:, -1]
+        begins, ends = self._values[part], self._ends[part]
+        if (kinds > 9).any():
+            raise self._malformed("a magnitude that is no number")
+        ends = ends - NUMBER_SIZES[kinds]
+        integers = read_integers(data, types, begins, ends, scratch)
+        if integers is None:
+            raise self._malformed(
+                "a dimension that is no integer, or a length that its columns do not add up to"
+            )
+        return integers, kinds, ends
+
+    def _malformed(self, what: str) -> FormatError:
+        return FormatError(f"{self._name}: malformed: a row of the table magnitude has {what}")

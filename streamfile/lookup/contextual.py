@@ -1,0 +1,225 @@
+"""Vectors of words in their sentences: the ELMo model that a file holds."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from streamfile._arrays import Array, unit
+from streamfile.errors import ArgumentError, FormatError
+from streamfile.lookup.vectors import Vectors
+from streamfile.readers.base import Reader
+from streamfile.readers.contents import Contents
+from streamfile.readers.kept_blobs import blob_size
+from vfs.cache.unfinished_file import KeptFile
+from vfs.errors import CacheSpaceError
+from vfs.forks import ForkLock
+
+if TYPE_CHECKING:
+    from streamfile.elmo import Encoder
+
+WEIGHTS, OPTIONS = "magnitude_meta_1", "magnitude_meta_2"
+DIRECTIONS = 2
+SHOW_AFTER = 1.0  # seconds
+BESIDE = 2 << 20  # bytes that the cache itself takes at least
+
+
+@dataclass(frozen=True)
+class Opened:
+    """The model of one version of a file.
+
+    Attributes
+    ----------
+    contents
+        Of that version.
+    encoder
+        The model.
+    files
+        Its options and weights, which stay while this does.
+    """
+
+    contents: Contents
+    encoder: Encoder
+    files: tuple[KeptFile, KeptFile]
+
+
+class Contextual:
+    """The ELMo model of a file, which is fetched and loaded when it is first needed.
+
+    Parameters
+    ----------
+    reader
+        Of the file.
+    vectors
+        Those that the file stores, or that are hashed.
+    devices, precision, backend
+        See `streamfile.Magnitude`.
+    """
+
+    def __init__(
+        self,
+        reader: Reader,
+        vectors: Vectors,
+        *,
+        devices: Sequence[int],
+        precision: str,
+        backend: str,
+    ) -> None:
+        self._reader = reader
+        self._vectors = vectors
+        self._options: dict[str, Any] = {
+            "devices": tuple(devices),
+            "precision": precision,
+            "backend": backend,
+        }
+        self._opened: Opened | None = None
+        self._lock = ForkLock()
+
+    @property
+    def layers(self) -> int:
+        """Layers of each vector, for which the options are enough."""
+        dim = self._reader.contents.format.dim
+        with self._reader.blob_file(OPTIONS) as file:
+            return self._check(file, dim)
+
+    def of_sentences(
+        self, sentences: Sequence[Sequence[Any]], normalized: bool | None
+    ) -> Iterator[Array]:
+        """Give the vectors of words in their sentences.
+
+        Parameters
+        ----------
+        sentences
+            Lists of words.
+        normalized
+            Whether of unit length, None for the usual.
+
+        Yields
+        ------
+        ndarray
+            Of each sentence, of the answers' type, shape (words, dim).
+
+        Raises
+        ------
+        ArgumentError
+            Something that is no word.
+        """
+        for word in itertools.chain(*sentences):
+            if not isinstance(word, str):
+                raise ArgumentError(f"{word!r} in a sentence: expected words, which are strings")
+        hashed: set[str] = set()
+        if self._vectors.ngram_oov:
+            words = list(dict.fromkeys(itertools.chain(*sentences)))
+            hashed = set(words) - self._vectors.find(words).keys()
+        scaled = self._vectors.normalized if normalized is None else normalized
+        # Nothing is asked of the model where all words have other vectors.
+        asked = [[] if hashed.issuperset(sentence) else list(sentence) for sentence in sentences]
+        for sentence, vectors in zip(sentences, self._encode(asked), strict=True):
+            answer = np.empty((len(sentence), self._reader.assumed.dim), self._vectors.dtype)
+            if len(vectors):
+                answer[:] = unit(vectors) if scaled else vectors
+            places = [at for at, word in enumerate(sentence) if word in hashed]
+            if places:
+                answer[places] = self._vectors.of_keys([sentence[at] for at in places], normalized)
+            yield answer
+
+    def of_keys(self, keys: Sequence[Any], normalized: bool | None) -> Array:
+        """Give the vectors of keys by themselves.
+
+        A word that the file does not store is a sentence of its own.
+
+        Parameters
+        ----------
+        keys, normalized
+            See `Vectors.of_keys`.
+
+        Returns
+        -------
+        ndarray
+            Of the answers' type, shape (n, dim).
+        """
+        if self._vectors.ngram_oov:
+            return self._vectors.of_keys(keys, normalized)
+        words = list(dict.fromkeys(key for key in keys if isinstance(key, str)))
+        stored = self._vectors.find(words)
+        lone = [word for word in words if word not in stored]
+        alone = set(lone)
+        mine = [isinstance(key, str) and key in alone for key in keys]
+        others = [key for key, own in zip(keys, mine, strict=True) if not own]
+        found = iter(self._vectors.of_keys(others, normalized, stored))
+        sentences = self.of_sentences([[word] for word in lone], normalized)
+        made = dict(zip(lone, (vectors[0] for vectors in sentences), strict=True))
+        answer = np.empty((len(keys), self._reader.assumed.dim), self._vectors.dtype)
+        for at, (key, own) in enumerate(zip(keys, mine, strict=True)):
+            answer[at] = made[key] if own else next(found)
+        return answer
+
+    def close(self) -> None:
+        """Let go of the model."""
+        self._opened = None
+
+    def _encode(self, sentences: Sequence[Sequence[str]]) -> Iterable[Array]:
+        if not any(sentences):
+            return [np.empty((0, 0), np.float32) for _ in sentences]
+        from tqdm import tqdm  # not needed for anything else
+
+        return tqdm(
+            self._open().encoder.embed(sentences),
+            total=len(sentences),
+            unit=" sentences",
+            delay=SHOW_AFTER,
+            disable=None,
+        )
+
+    def _open(self) -> Opened:
+        with self._lock:
+            contents = self._reader.contents
+            if self._opened is None or self._opened.contents is not contents:
+                from streamfile.elmo import Encoder, require
+
+                # Before much is fetched.
+                require(self._options["devices"], self._options["backend"])
+                options = self._file(OPTIONS)
+                self._check(options, contents.format.dim)
+                weights = self._file(WEIGHTS)
+                try:
+                    encoder = Encoder(options.path, weights.path, **self._options)
+                except FormatError as failure:
+                    raise self._unusable(failure) from failure
+                self._opened = Opened(contents, encoder, (options, weights))
+            return self._opened
+
+    def _file(self, what: str) -> KeptFile:
+        """Give a part of the model; where that does not fit, say what the whole model takes."""
+        try:
+            return self._reader.blob_file(what)
+        except CacheSpaceError as failure:
+            size = BESIDE + sum(blob_size(self._reader, part) for part in (OPTIONS, WEIGHTS))
+            raise CacheSpaceError(
+                f"{failure}. The ELMo model of {self._reader.name} needs a cache_size of "
+                f"{size:,} bytes in all, and as much free on the disk"
+            ) from failure
+
+    def _check(self, file: KeptFile, dim: int) -> int:
+        """Refuse options of a model that does not fit the file; give its layers."""
+        from streamfile.elmo import read_options
+
+        try:
+            options = read_options(file.path)
+        except FormatError as failure:
+            raise self._unusable(failure) from failure
+        layers = 1 + options.n_layers
+        width = layers * DIRECTIONS * options.projection_dim
+        if width != dim:
+            raise self._unusable(f"it makes vectors of {width} dimensions, the file says {dim}")
+        return layers
+
+    def _unusable(self, reason: object) -> FormatError:
+        return FormatError(
+            f"{self._reader.name}: its ELMo model cannot be used; get the file again, or convert "
+            f"it again from the options and the weights of one model: {reason}"
+        )

@@ -1,0 +1,124 @@
+"""Whole files from web servers, gone on with where they broke off."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import logging
+import os
+import secrets
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import vfs
+from streamfile.errors import FormatError
+from vfs.errors import FileChangedError
+from vfs.identity import Identity
+from vfs.remote_file import RemoteFile
+
+log = logging.getLogger(__name__)
+
+PIECE = 8 << 20
+MOST_VERSIONS = 3
+SQLITE = b"SQLite format 3\0"
+
+
+def download(url: str, target: Path, *, progress: bool = False) -> None:
+    """Copy a ``.magnitude`` file from a web server, all of it or nothing.
+
+    What has come rests beside the target under a name of the version that it belongs to, so that
+    another call goes on from there, unless the file has changed. A server whose answers do not
+    tell versions apart makes every call begin anew. Several processes may download the same.
+
+    Parameters
+    ----------
+    url
+        An http or https address of a server that answers Range requests.
+    target
+        Where the file will be. Its directory is made.
+    progress
+        Whether to show a bar, on a terminal.
+
+    Raises
+    ------
+    FormatError
+        The file is no ``.magnitude`` file.
+    vfs.VFSError
+        See `vfs.errors`.
+    OSError
+        The directory cannot be written, or is full.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    for version in range(1, MOST_VERSIONS + 1):
+        with vfs.open(url, cache_size=0) as file:
+            try:
+                _fetch(file, target, progress=progress)
+                return
+            except FileChangedError as failure:
+                if version == MOST_VERSIONS:
+                    raise
+                log.warning("%s; the download begins anew", failure)
+
+
+def _fetch(file: RemoteFile, target: Path, *, progress: bool) -> None:
+    """Copy one version of the file."""
+    if file.read(0, len(SQLITE)) != SQLITE:
+        raise FormatError(f"{file.name}: no .magnitude file, which is an SQLite database")
+    if not file.identity.durable:
+        partial = target.with_name(f"{target.name}.{secrets.token_hex(4)}.part")
+        try:
+            _complete(file, partial, target, progress=progress)
+        finally:
+            partial.unlink(missing_ok=True)
+        return
+    partial = target.with_name(f"{target.name}.{_digest(file.url, file.identity)}.part")
+    for old in target.parent.glob(f"{glob.escape(target.name)}.{'[0-9a-f]' * 16}.part"):
+        if old != partial:
+            old.unlink(missing_ok=True)
+    _complete(file, partial, target, progress=progress)
+
+
+def _complete(file: RemoteFile, partial: Path, target: Path, *, progress: bool) -> None:
+    """Fetch what a partial file lacks, and give it its name.
+
+    Another process may be doing the same. Each writes the same bytes, from somewhere in what is
+    already there, so that the partial file is the beginning of the whole at any time.
+    """
+    size = file.size
+    handle = os.open(partial, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
+    with os.fdopen(handle, "r+b", buffering=0) as out:
+        start = out.seek(0, os.SEEK_END)
+        from tqdm import tqdm  # not needed for anything else
+
+        bar = tqdm(
+            desc=target.name,
+            total=size,
+            initial=start,
+            unit="B",
+            unit_scale=True,
+            unit_divisor=1024,
+            disable=None if progress else True,
+        )
+        with bar:
+            for offset in range(start, size, PIECE):
+                data = memoryview(file.read(offset, PIECE))
+                bar.update(len(data))
+                while data:
+                    data = data[out.write(data) :]
+        length = out.seek(0, os.SEEK_END)
+        os.fsync(out.fileno())
+    if length != size:
+        partial.unlink(missing_ok=True)
+        raise OSError(f"{partial}: {length:,} bytes instead of {size:,}: was it written by others?")
+    try:
+        partial.replace(target)
+    except FileNotFoundError:  # another process was faster
+        if not target.exists():
+            raise
+
+
+def _digest(url: str, version: Identity) -> str:
+    """Name a version of a file in 16 digits; queries are often signatures that expire."""
+    place = urlsplit(url)._replace(query="", fragment="").geturl()
+    name = place.encode() + b"\0" + version.to_json()
+    return hashlib.blake2b(name, digest_size=8).hexdigest()

@@ -1,0 +1,268 @@
+"""What in the file is most similar to something: rankings, analogies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from streamfile._arrays import Array, Doubles, unit
+from streamfile.errors import ArgumentError, FormatError
+from streamfile.magnitude.shapes import several
+from streamfile.magnitude.similarity import Item, Similarity
+from streamfile.readers.base import Reader
+from streamfile.search.approximate import Approximate
+from streamfile.search.matrix import Matrix
+from streamfile.search.page_decoder import Block
+from streamfile.search.ranking import rank
+from streamfile.search.scan import scan
+
+CLOSER = 1e-5
+COSMUL_EPSILON = 1e-6
+
+
+class Search(Similarity):
+    """The part of `streamfile.Magnitude` that searches the file; it needs the rest of it."""
+
+    placeholders: int
+    case_insensitive: bool
+    _reader: Reader
+    _matrix: Matrix
+    _approximate: Approximate
+
+    def most_similar(
+        self,
+        positive: Item | Sequence[Item],
+        negative: Item | Sequence[Item] = (),
+        topn: int | None = 10,
+        min_similarity: float | None = None,
+        return_similarities: bool = True,
+        *,
+        restrict_vocab: int | None = None,
+    ) -> Any:
+        """Rank the keys of the file by the cosine with a sum of vectors.
+
+        The first call reads all vectors, for a streamed file all of the table; as many as 256 MiB
+        hold are kept for the next one. The keys given are no answers, nor are repeats of a key.
+
+        Parameters
+        ----------
+        positive, negative : key, vector, or list of them
+            Unit vectors of positive keys are added, of negative keys subtracted; a vector counts
+            as it is.
+        topn : int, optional
+            How many answers, None for all.
+        min_similarity : float, optional
+            Below which there is no answer.
+        return_similarities
+            Whether to give the similarities too.
+        restrict_vocab : int, optional
+            Search only so many rows from the beginning of the file, usually the most frequent.
+
+        Returns
+        -------
+        list of (str, float), or of str
+            The most similar first; equally similar ones in the order of the file.
+
+        Raises
+        ------
+        FormatError
+            The file has no rows.
+        ArgumentError
+            A vector of another length, or a number that cannot be.
+        vfs.BudgetError
+            Reading the file would pass a budget. Nothing of it was read.
+        """
+        count = self._searched(topn, restrict_vocab)
+        vectors, _, excluded = self._targets(positive, negative)
+        if not len(vectors):
+            return []
+        direction = vectors[0] if len(vectors) == 1 else vectors.mean(0)
+        best = rank(
+            self._matrix,
+            unit(direction)[None],
+            lambda cosines, slack: cosines[0] + slack if slack else cosines[0],
+            count,
+            shifted=True,
+            topn=topn,
+            least=min_similarity,
+            excluded=excluded,
+            fold=self._fold,
+        )
+        return best if return_similarities else [key for key, _ in best]
+
+    def most_similar_cosmul(
+        self,
+        positive: Item | Sequence[Item],
+        negative: Item | Sequence[Item] = (),
+        topn: int | None = 10,
+        min_similarity: float | None = None,
+        return_similarities: bool = True,
+        *,
+        restrict_vocab: int | None = None,
+    ) -> Any:
+        """Rank the keys of the file by 3CosMul (Levy and Goldberg 2014).
+
+        Parameters, answers and errors are those of `most_similar`; the similarity is the product
+        of (1 + cosine) / 2 over the positives, divided by that over the negatives + 1e-6.
+        """
+        count = self._searched(topn, restrict_vocab)
+        vectors, positives, excluded = self._targets(positive, negative)
+        if not len(vectors):
+            return []
+
+        def score(cosines: Array, slack: float) -> Doubles:
+            shares = (1 + cosines.astype(np.float64)) / 2
+            above = np.clip(shares[:positives] + slack, 0, None).prod(0)
+            below = np.clip(shares[positives:] - slack, 0, None).prod(0)
+            answer: Doubles = above / (below + COSMUL_EPSILON)
+            return answer
+
+        units = unit(np.concatenate([vectors[:positives], -vectors[positives:]]))
+        best = rank(
+            self._matrix,
+            units,
+            score,
+            count,
+            shifted=False,
+            topn=topn,
+            least=min_similarity,
+            excluded=excluded,
+            fold=self._fold,
+        )
+        return best if return_similarities else [key for key, _ in best]
+
+    def most_similar_approx(
+        self,
+        positive: Item | Sequence[Item],
+        negative: Item | Sequence[Item] = (),
+        topn: int | None = 10,
+        min_similarity: float | None = None,
+        return_similarities: bool = True,
+        effort: float = 1.0,
+    ) -> Any:
+        """Rank keys of the file as `most_similar`, but look only where an index tells to.
+
+        The first call fetches the index, which is kept in the cache directory. Some of the most
+        similar keys may be missing, and there may be fewer answers than asked for.
+
+        Parameters
+        ----------
+        positive, negative, return_similarities
+            As in `most_similar`.
+        topn : int, optional
+            How many answers, None for all that are found.
+        min_similarity
+            Makes no difference.
+        effort
+            How much to look at, from 0, nothing, to 1, some ``topn`` rows in each tree of the
+            index: more finds more, and takes longer.
+
+        Returns
+        -------
+        list of (str, float), or of str
+            The most similar first.
+
+        Raises
+        ------
+        NoIndexError
+            The file has no index.
+        FormatError
+            The index is malformed.
+        ArgumentError
+            A vector of another length, or a number that cannot be.
+        vfs.BudgetError
+            Reading the index would pass a budget. Nothing of it was read.
+        vfs.CacheSpaceError
+            There is no place to keep the index.
+        """
+        _check_count("topn", topn)
+        self._approximate.check()
+        vectors, _, excluded = self._targets(positive, negative)
+        if not len(vectors):
+            return []
+        direction = vectors[0] if len(vectors) == 1 else vectors.mean(0)
+        best = self._approximate.rank(
+            unit(direction), topn=topn, effort=effort, excluded=excluded, fold=self._fold
+        )
+        return best if return_similarities else [key for key, _ in best]
+
+    def closer_than(self, key: Item, q: Item, topn: int | None = None) -> list[str]:
+        """List the keys that are more similar to a key than another one is.
+
+        Parameters
+        ----------
+        key, q : key or vector
+        topn : int, optional
+            How many at most, None for all.
+
+        Returns
+        -------
+        list of str
+            The most similar first.
+        """
+        least = self.similarity(key, q) + CLOSER
+        found: list[str] = self.most_similar(
+            [key], topn=topn, min_similarity=least, return_similarities=False
+        )
+        return found
+
+    def get_vectors_mmap(self) -> Array:
+        """Give all vectors of the file, in its order.
+
+        Returns
+        -------
+        ndarray
+            A new array, shape (number of vectors, dim).
+        """
+        told, normalized = self._reader.format, self.normalized
+        answer = np.zeros((told.size, told.dim + self.placeholders), self.dtype)
+
+        def take(block: Block) -> None:
+            part = slice(block.first, block.first + len(block.vectors))
+            answer[part, : told.dim] = block.vectors
+
+        for _ in scan(self._reader, told.size, take, normalized=normalized):
+            pass
+        return answer
+
+    def _searched(self, topn: int | None, restrict_vocab: int | None) -> int:
+        """Give the number of rows to search, having checked that this is possible."""
+        _check_count("topn", topn)
+        _check_count("restrict_vocab", restrict_vocab)
+        told = self._reader.format
+        size = told.size
+        if not size:
+            hint = (
+                ". Take the flavour of the model that comes with a vocabulary "
+                "('with Google News word2vec vocabulary')"
+            )
+            raise FormatError(
+                f"{self._reader.name}: there are no rows to search{hint if told.elmo else ''}"
+            )
+        count = size if restrict_vocab is None else min(size, restrict_vocab)
+        self._matrix.check_cost(count)
+        return count
+
+    def _targets(self, positive: Any, negative: Any) -> tuple[Doubles, int, set[str]]:
+        """Give vectors, the negative ones negated, how many are positive, and excluded keys."""
+        positives, _ = several(positive)
+        negatives, _ = several(negative)
+        items = [*positives, *negatives]
+        if not items:
+            return np.empty((0, 0)), 0, set()
+        vectors, is_key = self._resolve(items)
+        if len(items) > 1:
+            vectors[is_key] = unit(vectors[is_key])
+        vectors[len(positives) :] *= -1
+        keys = [item for item, key in zip(items, is_key, strict=True) if key]
+        return vectors, len(positives), {self._fold(key) for key in keys if isinstance(key, str)}
+
+    def _fold(self, key: str) -> str:
+        return key.lower() if self.case_insensitive else key
+
+
+def _check_count(name: str, value: int | None) -> None:
+    if value is not None and value < 0:
+        raise ArgumentError(f"{name}={value}: expected 0 or more")

@@ -1,0 +1,172 @@
+"""Where a Magnitude object reads from: a path, a URL, or the short name of a published model."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+from streamfile.errors import ArgumentError, PathError
+from streamfile.magnitude.download import download
+from streamfile.readers.base import Reader
+from streamfile.readers.local import LocalReader
+from streamfile.readers.remote import RemoteReader
+from vfs.errors import NotFoundError
+
+messages = logging.getLogger(__name__)
+
+PUBLISHED = "http://magnitude.plasticity.ai/"
+DOWNLOAD_DIR = "~/.magnitude/"
+SUFFIX = ".magnitude"
+CONVERTIBLE = (".txt", ".vec", ".bin", ".hdf5", ".gz")
+SHORT_NAME = re.compile(r"[^/\\:~.][^/\\:]*(/[^/\\:.][^/\\:]*)+")
+
+
+def open_reader(
+    path: str,
+    *,
+    stream: bool,
+    stream_options: Mapping[str, Any] | None,
+    remote_path: str | None,
+    route: str | os.PathLike[str] | bool,
+    log: bool,
+) -> Reader:
+    """Open what a path, URL, or short name stands for.
+
+    Parameters
+    ----------
+    path, stream, stream_options, remote_path, route, log
+        See `streamfile.Magnitude`.
+
+    Raises
+    ------
+    PathError
+        There is no such file.
+    FormatError
+        It is no ``.magnitude`` file, or a newer one.
+    ArgumentError
+        Options for streaming without streaming.
+    vfs.VFSError
+        See `vfs.errors`.
+    """
+    options = dict(stream_options or {})
+    local = not _is_url(path) and Path(path).exists()
+    named = not local and SHORT_NAME.fullmatch(path) is not None and not _is_url(path)
+    if stream:
+        url = model_url(path, remote_path) if named else path
+        return RemoteReader(url, route=route, **options)
+    if options or route:
+        given = "stream_options are" if options else "route is"
+        raise ArgumentError(f"{given} given without stream=True")
+    if named or _is_url(path):
+        try:
+            return LocalReader(download_model(path, remote_path=remote_path, log=log))
+        except NotFoundError as failure:
+            raise PathError(f"{path}: no such file here, nor on the web: {failure}") from failure
+    if not Path(path).is_file():
+        raise PathError(
+            f"{path}: no such file; for a file on a web server pass its URL (and stream=True to "
+            "read it without downloading it), for a published model a name such as "
+            "glove/light/glove.6B.50d"
+        )
+    if path.lower().endswith(CONVERTIBLE):
+        return LocalReader(_converted(Path(path), log=log))
+    return LocalReader(path)
+
+
+def download_model(
+    model: str,
+    download_dir: str | os.PathLike[str] = DOWNLOAD_DIR,
+    remote_path: str | None = None,
+    log: bool = False,
+) -> str:
+    """Download a model, unless it is there already.
+
+    A download that breaks off leaves nothing under the model's name, and goes on from where it
+    was at the next call, if the file on the server is still the same.
+
+    Parameters
+    ----------
+    model
+        A short name such as ``word2vec/heavy/GoogleNews-vectors-negative300``, with or without
+        ``.magnitude``, or a URL.
+    download_dir
+        Where to: the name, or host and path of the URL, with ``_`` for each ``/``.
+    remote_path
+        What a short name is appended to. Default: the environment variable
+        ``STREAMFILE_REMOTE``, else http://magnitude.plasticity.ai/.
+    log
+        Whether to show a progress bar, on a terminal.
+
+    Returns
+    -------
+    str
+        Path of the file.
+
+    Raises
+    ------
+    ArgumentError
+        No name.
+    FormatError
+        What the server has is no ``.magnitude`` file.
+    vfs.VFSError
+        See `vfs.errors`.
+    OSError
+        The directory cannot be written, or is full.
+    """
+    url = model_url(model, remote_path)
+    if _is_url(model):
+        parts = urlsplit(url)
+        port = f":{parts.port}" if parts.port else ""
+        name = f"{parts.hostname}{port}{parts.path}"
+    else:
+        name = model if model.endswith(SUFFIX) else model + SUFFIX
+    target = Path(download_dir).expanduser() / re.sub(r"[/\\:]", "_", name)
+    if not target.is_file():
+        download(url, target, progress=log)
+    return str(target)
+
+
+def _converted(path: Path, *, log: bool) -> str:
+    """Convert a file, unless that was done since it was last changed."""
+    from streamfile.tools.convert import convert  # which knows readers
+
+    about = path.stat()
+    facts = f"{path.resolve()}\0{about.st_size}\0{about.st_mtime_ns}"
+    digest = hashlib.sha256(facts.encode(errors="surrogateescape")).hexdigest()[:16]
+    target = Path(DOWNLOAD_DIR).expanduser() / f"{path.name}.{digest}{SUFFIX}"
+    if not target.is_file():
+        messages.warning(
+            "%s: not a .magnitude file; it is converted to %s, as streamfile convert does",
+            path,
+            target,
+        )
+        target.parent.mkdir(parents=True, exist_ok=True)
+        convert(path, target, log=log)
+    return str(target)
+
+
+def model_url(model: str, remote_path: str | None = None) -> str:
+    """Give the URL of a model.
+
+    Parameters
+    ----------
+    model, remote_path
+        See `download_model`.
+    """
+    if not model:
+        raise ArgumentError("'' is no model: expected a name or a URL")
+    if _is_url(model):
+        return model
+    base = remote_path or os.environ.get("STREAMFILE_REMOTE") or PUBLISHED
+    path = model if model.endswith(SUFFIX) else model + SUFFIX
+    return f"{base.rstrip('/')}/{quote(path.lstrip('/'))}"
+
+
+def _is_url(path: str) -> bool:
+    return path.lower().startswith(("http://", "https://"))

@@ -1,0 +1,138 @@
+"""What training on vectors needs besides them."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from streamfile._arrays import Array
+from streamfile.errors import ArgumentError
+from streamfile.magnitude.published import download_model
+
+
+class MagnitudeUtils:
+    """Downloading, batches, and classes as numbers."""
+
+    download_model = staticmethod(download_model)
+
+    @staticmethod
+    def batchify(
+        X: Sequence[Any],  # noqa: N803
+        y: Sequence[Any],
+        batch_size: int,
+    ) -> Iterator[tuple[Any, Any]]:
+        """Cut inputs and outputs into batches, over and over, without end.
+
+        Parameters
+        ----------
+        X, y : sequence or ndarray
+            Of equal length.
+        batch_size : int
+            Of each batch; the last one of a round has what is left.
+
+        Returns
+        -------
+        iterator of (X, y)
+            Slices of both, from the beginning again after the end.
+
+        Raises
+        ------
+        ArgumentError
+            Different lengths, nothing at all, or a size below 1.
+        """
+        if len(X) != len(y) or not len(X) or batch_size < 1:
+            raise ArgumentError(
+                f"{len(X)} inputs, {len(y)} outputs, batch_size={batch_size}: expected as many "
+                "inputs as outputs, and a batch_size of 1 or more"
+            )
+        starts = itertools.cycle(range(0, len(X), batch_size))
+        return ((X[at : at + batch_size], y[at : at + batch_size]) for at in starts)
+
+    @staticmethod
+    def class_encoding() -> tuple[
+        Callable[[Hashable], int], Callable[[Hashable], int], Callable[[int], Any]
+    ]:
+        """Make functions that number classes.
+
+        Returns
+        -------
+        add_class : callable
+            Give a class its number, the next free one from 0 if it is new.
+        class_to_int : callable
+            Give the number of a class; KeyError if it was not added.
+        int_to_class : callable
+            Give the class of a number; IndexError if there is none.
+        """
+        numbers: dict[Hashable, int] = {}
+        classes: list[Hashable] = []
+
+        def add_class(c: Hashable) -> int:
+            if c not in numbers:
+                numbers[c] = len(classes)
+                classes.append(c)
+            return numbers[c]
+
+        def class_to_int(c: Hashable) -> int:
+            return numbers[c]
+
+        def int_to_class(i: int) -> Any:
+            if i < 0:
+                raise IndexError(f"{i} is the number of no class")
+            return classes[i]
+
+        return add_class, class_to_int, int_to_class
+
+    @staticmethod
+    def to_categorical(y: npt.ArrayLike, num_classes: int | None = None) -> Array:
+        """Turn numbers of classes into one-hot vectors.
+
+        Parameters
+        ----------
+        y
+            Whole numbers from 0, of any shape; a last axis of length 1 is dropped.
+        num_classes
+            Default: the largest number and one.
+
+        Returns
+        -------
+        ndarray
+            float32, of the shape of `y` and (num_classes,), 1 at each class, 0 elsewhere.
+
+        Raises
+        ------
+        ArgumentError
+            A number below 0, or not below `num_classes`.
+        """
+        numbers = np.asarray(y).astype(np.int64)
+        if numbers.ndim > 1 and numbers.shape[-1] == 1:
+            numbers = numbers[..., 0]
+        least, most = int(numbers.min(initial=0)), int(numbers.max(initial=-1))
+        count = most + 1 if num_classes is None else num_classes
+        if least < 0 or most >= count:
+            raise ArgumentError(
+                f"classes from {least} to {most}: expected numbers from 0 to {count - 1}"
+            )
+        answer = np.zeros((*numbers.shape, count), np.float32)
+        np.put_along_axis(answer, numbers[..., None], 1, axis=-1)
+        return answer
+
+    @staticmethod
+    def from_categorical(c: npt.ArrayLike) -> Array:
+        """Turn one-hot vectors, or the probabilities of classes, into numbers of classes.
+
+        Parameters
+        ----------
+        c
+            Of any shape with the classes last.
+
+        Returns
+        -------
+        ndarray
+            int64, of that shape without the last axis: the place of the largest value.
+        """
+        numbers: Array = np.argmax(np.asarray(c), axis=-1)
+        return numbers

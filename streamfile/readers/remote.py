@@ -1,0 +1,187 @@
+"""A file on a web server: its b-trees are walked, all keys together."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from contextlib import closing
+from typing import Any, TypeVar
+
+import apsw
+
+from streamfile.errors import FormatError
+from streamfile.format.packed_blocks import unpack_blocks
+from streamfile.format.tables import Format
+from streamfile.readers.base import Reader
+from streamfile.readers.contents import Contents
+from streamfile.readers.sidecar import Route, find_routes
+from vfs.btree.pages import Pages, RemotePages
+from vfs.btree.scan_pages import ScanPages
+from vfs.btree.table import Table
+from vfs.btree.walk import Walk, run, together
+from vfs.cache.kept_files import KeptFiles
+from vfs.errors import DatabaseError, FileChangedError
+from vfs.forks import ForkLock
+from vfs.identity import Identity
+from vfs.remote_file import RemoteFile
+from vfs.router.router import pack, unpack
+from vfs.sqlite_vfs import connect_to
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+MOST_PAGES = 16  # of the table of routers, whose rows overflow them
+ROUTER = "router.v2"
+
+
+class RemoteReader(Reader):
+    """A file on a web server: walks its b-trees, all keys together.
+
+    What is learned of the trees' interior pages is kept in the cache, so that a later process
+    knows the way to every leaf it asks for.
+
+    Parameters
+    ----------
+    url
+        An http or https address.
+    route
+        Path or URL of the file's sidecar, True to look for it beside the file.
+    **options
+        See `vfs.open`.
+
+    Raises
+    ------
+    streamfile.errors.FormatError
+        No ``.magnitude`` file.
+    vfs.VFSError
+        The file cannot be reached, or is no SQLite database.
+    """
+
+    def __init__(
+        self, url: str, *, route: str | os.PathLike[str] | bool = False, **options: Any
+    ) -> None:
+        self.file = RemoteFile(url, **options)
+        self._given = route, options
+        self.stats = self.file.stats
+        self.budget = self.file.budget
+        self._lock = ForkLock()
+        try:
+            self._open()
+        except BaseException:
+            self.file.close()
+            raise
+
+    @property
+    def format(self) -> Format:
+        """What the file says of itself, on the server, not just in the cache."""
+        if self.file.identity != self._contents.version:
+            self._open()
+        return self._contents.format
+
+    @property
+    def contents(self) -> Contents:
+        """What was read to open the file, of the version that the server has."""
+        assert self.format
+        return self._contents
+
+    def scan_pages(self, gap: int) -> Pages:
+        """Give what reads pages for a scan, as `Reader.scan_pages`: past the cache."""
+        return ScanPages(self._pages, gap)
+
+    def kept(self, what: str) -> tuple[KeptFiles | None, bytes | None]:
+        """Give the place and the name of a kept file, as `Reader.kept`."""
+        return self.file.kept_files, self.file.kept_name(what)
+
+    def close(self) -> None:
+        """Keep what was learned, and close the file."""
+        super().close()
+        self._save()
+        self.file.close()
+
+    def _connect(self) -> apsw.Connection:
+        return connect_to(self.file)
+
+    def _open(self) -> None:
+        """Read what is needed to open the file, in the version that the cache or server has."""
+        with self._lock:
+            assumed = self.file.assumed
+            try:
+                self._load(assumed)
+            except (FileChangedError, DatabaseError, FormatError):
+                # That may be true only of what the cache remembers.
+                version = self.file.identity
+                if version == assumed:
+                    raise
+                self._load(version)
+
+    def _load(self, version: Identity) -> None:
+        route = self._route(version)
+        pages = RemotePages(self.file, known=route.pages if route else {})
+        contents = Contents.of(pages, version)
+        shipped = self._shipped(contents)
+        if route is not None and shipped is None:
+            shipped = route.router
+            if contents.fulltext is not None:
+                contents.fulltext.know(route.nodes)
+        record = shipped or self.file.recall(ROUTER)
+        if record is None or not unpack(record, contents.trees):
+            roots = together([tree.touch() for tree in contents.trees])
+            run(contents.pages, roots, opening=True)
+            record = None
+        self._contents, self._pages = contents, pages
+        self._saved = 0 if record is None else self._known()
+
+    def _route(self, version: Identity) -> Route | None:
+        """Read the sidecar, if it is of this version of the file."""
+        given, options = self._given
+        if not given:
+            return None
+        with closing(find_routes(given, self.file.url, options, self.stats)) as routes:
+            route = None
+            for route in routes:
+                if route.belongs_to(version, self.file):
+                    return route
+        if route is not None:
+            log.warning(
+                "%s: its sidecar is of another file or version, and is not used; make it anew "
+                "with streamfile route",
+                self.file.name,
+            )
+        return None
+
+    def _shipped(self, contents: Contents) -> bytes | None:
+        """Read the router that a file laid out for streaming has."""
+        if not contents.format.router_root:
+            return None
+        table = Table(contents.pages, contents.format.router_root)
+        rows = run(contents.pages, table.scan(most_pages=MOST_PAGES), opening=True)
+        match [values for _, values in rows]:
+            case [[bytes(router), nodes]]:
+                if isinstance(nodes, bytes) and contents.fulltext is not None:
+                    contents.fulltext.know(unpack_blocks(nodes))
+                return router
+        return None
+
+    def _run(self, walk: Callable[[Contents], Walk[T]]) -> T:
+        contents = self._contents
+        try:
+            result = run(contents.pages, walk(contents), trees=contents.trees)
+        except FileChangedError:
+            if self.file.assumed == contents.version:
+                raise
+            self._open()
+            contents = self._contents
+            result = run(contents.pages, walk(contents), trees=contents.trees)
+        if self._known() > 1.2 * self._saved:
+            self._save()
+        return result
+
+    def _known(self) -> int:
+        return sum(len(tree.interior) for tree in self._contents.trees)
+
+    def _save(self) -> None:
+        if self._known() > self._saved:
+            self.file.remember(ROUTER, pack(self._contents.trees))
+            self._saved = self._known()

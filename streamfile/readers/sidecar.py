@@ -1,0 +1,163 @@
+"""Sidecars: what a layout for streaming has at its front, for files that do not have it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from streamfile.errors import FormatError, PathError
+from streamfile.format.packed_blocks import pack_blocks, unpack_blocks
+from vfs.errors import NotFoundError
+from vfs.identity import Identity
+from vfs.remote_file import RemoteFile
+from vfs.stats import Counters, Stats
+
+MAGIC = b"streamfile route 1\n"
+SUFFIX = ".route"
+FACTS, PAGES, ROUTER, NODES = range(1, 5)
+HEAD = 64 << 10  # bytes that are compared by their digest
+MOST_SIZE = 64 << 20
+
+
+@dataclass(frozen=True)
+class Route:
+    """What a sidecar holds.
+
+    Attributes
+    ----------
+    size, etag, digest
+        Of the file that it belongs to: bytes, strong ETag if it had one, SHA-256 of the first
+        64 KiB. SQLite counts all changes of a file in there.
+    pages
+        That are read to open the file, by number.
+    router
+        See `vfs.pack`.
+    nodes
+        Interior nodes of the full-text index, by block.
+    """
+
+    size: int
+    etag: str | None
+    digest: str
+    pages: dict[int, bytes]
+    router: bytes
+    nodes: dict[int, bytes]
+
+    @classmethod
+    def parse(cls, name: str, data: bytes) -> Route:
+        """Read a sidecar.
+
+        Raises
+        ------
+        FormatError
+            It is none, or damaged.
+        """
+        parts = unpack_blocks(data[len(MAGIC) :]) if data.startswith(MAGIC) else {}
+        try:
+            facts = json.loads(parts[FACTS])
+            size, etag, digest = int(facts["size"]), facts["etag"], str(facts["digest"])
+            pages, nodes = unpack_blocks(parts[PAGES]), unpack_blocks(parts[NODES])
+            return cls(size, etag, digest, pages, parts[ROUTER], nodes)
+        except (KeyError, TypeError, ValueError, OverflowError, RecursionError):
+            raise FormatError(
+                f"{name}: no sidecar of a .magnitude file, or a damaged one; streamfile route "
+                "makes it anew"
+            ) from None
+
+    def pack(self) -> bytes:
+        """Give the sidecar's bytes."""
+        facts = {"size": self.size, "etag": self.etag, "digest": self.digest}
+        return MAGIC + pack_blocks(
+            {
+                FACTS: json.dumps(facts).encode(),
+                PAGES: pack_blocks(self.pages),
+                ROUTER: self.router,
+                NODES: pack_blocks(self.nodes),
+            }
+        )
+
+    def belongs_to(self, identity: Identity, file: RemoteFile) -> bool:
+        """Tell whether it was made of this very file."""
+        if self.size != identity.size:
+            return False
+        if self.etag is not None and identity.etag is not None:
+            return self.etag == identity.etag
+        return self.digest == digest(file.cached(0, HEAD) or file.read(0, HEAD))
+
+
+def find_routes(
+    given: str | os.PathLike[str] | bool, url: str, options: Mapping[str, Any], stats: Stats
+) -> Generator[Route, None, None]:
+    """Read the sidecar of a file on the web: the one in the cache, then a newer one.
+
+    Parameters
+    ----------
+    given
+        Path or URL of the sidecar; True to look for it beside the file.
+    url, options
+        Of the file, see `vfs.open`.
+    stats
+        Of the file, which what it takes is added to.
+
+    Raises
+    ------
+    FormatError
+        It is no sidecar, or damaged.
+    PathError
+        There is no such file.
+    vfs.VFSError
+        It cannot be reached.
+    """
+    beside = urlsplit(url)._replace(path=f"{urlsplit(url).path}{SUFFIX}").geturl()
+    name = beside if isinstance(given, bool) else os.fspath(given)
+    if not name.lower().startswith(("http://", "https://")):
+        if not Path(name).is_file():
+            raise PathError(f"{name}: no such file; expected the path or URL of a sidecar")
+        _check_size(name, Path(name).stat().st_size)
+        yield Route.parse(name, Path(name).read_bytes())
+        return
+    file = None
+    try:
+        with closing(RemoteFile(name, **options)) as file:
+            yield from _cached_and_newer(file, stats)
+    except NotFoundError:
+        if file is None:
+            stats.add(requests=1, waves=1)
+        if given is not True:
+            raise
+
+
+def _cached_and_newer(file: RemoteFile, stats: Stats) -> Iterator[Route]:
+    try:
+        assumed = file.assumed
+        try:
+            yield _parse(file, assumed.size)
+        except FormatError:
+            if file.identity == assumed:
+                raise
+        if file.identity != assumed:
+            yield _parse(file, file.identity.size)
+    finally:
+        stats.add(**{each.name: getattr(file.stats, each.name) for each in fields(Counters)})
+
+
+def _parse(file: RemoteFile, size: int) -> Route:
+    _check_size(file.name, size)
+    return Route.parse(file.name, bytes(file.cached(0, size) or file.read(0, size)))
+
+
+def _check_size(name: str, size: int) -> None:
+    if size > MOST_SIZE:
+        raise FormatError(f"{name}: a sidecar of {size:,} bytes is none")
+
+
+def digest(head: bytes) -> str:
+    """Digest a file's first bytes."""
+    return hashlib.sha256(head).hexdigest()

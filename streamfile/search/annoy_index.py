@@ -1,0 +1,255 @@
+"""Search of an index file that Annoy (https://github.com/spotify/annoy) wrote, metric angular.
+
+A file is a row of nodes of one size: a number of items, int32; a union of node numbers, int32, and
+a length, float32; and a vector, float32, whose room a node of few items uses for their numbers.
+The first nodes are the items, each node comes behind its children, and the last are the roots.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from streamfile._arrays import Floats, Ints
+from streamfile.errors import FormatError
+
+HEAD = 3  # numbers of four bytes before the vector
+BATCH = 64  # nodes opened at once, at least
+PART = 4096  # nodes of which as much is in memory at once
+MOST_DEPTH = 10_000  # of a tree; a million items make about 30
+
+
+class NeighbourIndex(Protocol):
+    """The items whose vectors make the smallest angles with another one, as far as looked for."""
+
+    def search(self, vector: npt.ArrayLike, n: int, search_k: int) -> tuple[Ints, Floats]:
+        """Find items near a vector.
+
+        Parameters
+        ----------
+        vector
+            Shape (dim,).
+        n
+            How many items at most; below 2**31, as search_k.
+        search_k
+            How many candidates to look at, those that several trees have counted several times.
+
+        Returns
+        -------
+        items, distances
+            The nearest first; the distance is the Euclidean one of the unit vectors.
+
+        Raises
+        ------
+        FormatError
+            The file is malformed.
+        """
+
+
+def open_index(path: Path, dim: int, items: int, name: str) -> NeighbourIndex:
+    """Open an index file, with Annoy itself where it is installed.
+
+    Parameters
+    ----------
+    path
+        Of the index file, which must not change.
+    dim, items
+        Dimensions and number of the vectors that it has to be of.
+    name
+        Of the file that it comes from, for messages.
+
+    Raises
+    ------
+    FormatError
+        It is no index of such vectors.
+    """
+    try:
+        from annoy import AnnoyIndex  # type: ignore[import-not-found, unused-ignore]
+    except ImportError:
+        return IndexFile(path, dim, items, name)
+    IndexFile(path, dim, items, name).check()  # Annoy itself follows any number into memory
+    index = AnnoyIndex(dim, "angular")
+    index.load(str(path))
+    return Annoy(index)
+
+
+class Annoy:
+    """An index that Annoy itself searches.
+
+    Parameters
+    ----------
+    index
+        A loaded ``annoy.AnnoyIndex``.
+    """
+
+    def __init__(self, index: Any) -> None:
+        self._index = index
+
+    def search(self, vector: npt.ArrayLike, n: int, search_k: int) -> tuple[Ints, Floats]:
+        """Find items near a vector, see `NeighbourIndex`."""
+        found = self._index.get_nns_by_vector(
+            np.asarray(vector, np.float32).tolist(), n, search_k, include_distances=True
+        )
+        return np.array(found[0], np.int64), np.array(found[1], np.float32)
+
+
+class IndexFile:
+    """An index file, mapped into memory and searched as Annoy does.
+
+    Annoy opens one node at a time, always the one with the largest margin (of equals the one with
+    the highest number), until it has enough candidates. No node's margin is larger than its
+    parent's nor its number higher, so whatever the order they are opened in, the nodes that
+    Annoy would open are the first ones by margin and number. Here many are opened at once.
+
+    Parameters
+    ----------
+    path, dim, items, name
+        See `open_index`.
+    """
+
+    def __init__(self, path: Path, dim: int, items: int, name: str) -> None:
+        self._name = name
+        self._items = items
+        size = path.stat().st_size
+        self._nodes = size // (4 * (HEAD + dim))
+        if not size or size % (4 * (HEAD + dim)):
+            raise self._malformed(f"{size} bytes, no multiple of {4 * (HEAD + dim)}")
+        shape = (self._nodes, HEAD + dim)
+        self._numbers = np.memmap(path, "<i4", "r", shape=shape).view(np.ndarray)
+        self._vectors = self._numbers.view("<f4")[:, HEAD:]
+        self._most_listed = HEAD - 1 + dim
+        self._roots = self._find_roots()
+        told = int(self._numbers[-1, 0])
+        if told != items or items > self._nodes:
+            raise self._malformed(f"{told} items for the {items} vectors of the file")
+
+    def search(self, vector: npt.ArrayLike, n: int, search_k: int) -> tuple[Ints, Floats]:
+        """Find items near a vector, see `NeighbourIndex`."""
+        direction = np.asarray(vector, np.float32)
+        wanted = np.zeros(self._items, np.bool_)
+        leaves = self._leaves(direction, search_k)
+        for begin in range(0, len(leaves), PART):
+            wanted[self._listed(leaves[begin : begin + PART])] = True
+        found = np.flatnonzero(wanted)
+        found = found[self._numbers[found, 0] == 1]
+        squares = np.empty(len(found), np.float32)
+        for begin in range(0, len(found), PART):
+            part = slice(begin, begin + PART)
+            squares[part] = self._squares(found[part], direction.astype(np.float64))
+        nearest = np.argsort(squares, kind="stable")[:n]
+        return found[nearest], np.sqrt(np.maximum(squares[nearest], 0))
+
+    def check(self) -> None:
+        """Go through the whole file.
+
+        Raises
+        ------
+        FormatError
+            A search could leave the file, or have no end.
+        """
+        # A tree has more lists than its items fill, so many trees are of few items.
+        if len(self._roots) * self._items > 2 * self._nodes * self._most_listed:
+            raise self._malformed(f"{len(self._roots)} trees in {self._nodes} nodes")
+        for begin in range(0, self._nodes, PART):
+            nodes = np.arange(begin, min(begin + PART, self._nodes))
+            counts, split, leaf = self._kinds(nodes)
+            self._listed(nodes[leaf])
+            parts = self._numbers[self._children(nodes[split]), 0]
+            # All but the roots have as many items as their children, so a tree has few nodes.
+            few = (parts >= 1).all(1) & (parts.sum(1, dtype=np.int64) <= counts[split])
+            if not few.all():
+                raise self._malformed("a node that has fewer items than its children")
+
+    def _find_roots(self) -> Ints:
+        """Give the nodes at the end with equally many items: copies of the roots.
+
+        The last root itself precedes them.
+        """
+        width = PART
+        while True:
+            counts = self._numbers[-width:, 0]
+            others = np.flatnonzero(counts != counts[-1])
+            if len(others) or len(counts) == self._nodes:
+                break
+            width *= 2
+        first = self._nodes - len(counts) + (int(others[-1]) + 1 if len(others) else 0)
+        if self._nodes - first > 1 and self._numbers[first, 1] == self._numbers[-1, 1]:
+            first += 1
+        return np.arange(first, self._nodes)
+
+    def _leaves(self, direction: Floats, search_k: int) -> Ints:
+        """Give the nodes that list the candidates."""
+        nodes = self._roots
+        margins = np.full(len(nodes), np.inf, np.float32)
+        leaves, leaf_margins, sizes = nodes[:0], margins[:0], nodes[:0]
+        opened = rounds = 0
+        while len(nodes) and search_k > 0:
+            # In a tree of its own each node is opened once; a root may be there twice.
+            if opened > 2 * self._nodes or rounds > MOST_DEPTH + opened // BATCH:
+                raise self._malformed("nodes that are no trees, or trees that are too deep")
+            most = max(BATCH, len(nodes) // 8)
+            order = np.argpartition(-margins, most) if len(nodes) > most else slice(None)
+            nodes, margins = nodes[order], margins[order]
+            counts, split, leaf = self._kinds(nodes[:most])
+            opened += len(counts)
+            rounds += 1
+            leaves = np.concatenate([leaves, nodes[:most][leaf]])
+            leaf_margins = np.concatenate([leaf_margins, margins[:most][leaf]])
+            sizes = np.concatenate([sizes, counts[leaf]])
+            parents = nodes[:most][split]
+            with np.errstate(all="ignore"):
+                sides = self._vectors[parents] @ direction
+            least = np.fmin(margins[:most][split][:, None], np.stack([-sides, sides], 1))
+            nodes = np.concatenate([nodes[most:], self._children(parents).ravel()])
+            margins = np.concatenate([margins[most:], least.ravel()])
+            if sizes.sum() >= search_k:
+                chosen = np.lexsort((-leaves, -leaf_margins))
+                before = np.cumsum(sizes[chosen]) - sizes[chosen]
+                chosen = chosen[before < search_k]
+                leaves, leaf_margins, sizes = leaves[chosen], leaf_margins[chosen], sizes[chosen]
+                near = margins >= leaf_margins[-1]
+                nodes, margins = nodes[near], margins[near]
+        return leaves
+
+    def _kinds(self, nodes: Ints) -> tuple[Ints, npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+        """Give the number of items of nodes, and whether they have children or list the items."""
+        counts = self._numbers[nodes, 0].astype(np.int64)
+        if (counts < 0).any():
+            raise self._malformed("a negative number of items")
+        split = counts > self._most_listed
+        return counts, split, ~split
+
+    def _children(self, nodes: Ints) -> Ints:
+        """Give the children of nodes that have them, shape (n, 2)."""
+        children = self._numbers[nodes, 1:3].astype(np.int64)
+        if ((children < 0) | (children >= nodes[:, None])).any():
+            raise self._malformed("a node before its children")
+        return children
+
+    def _listed(self, nodes: Ints) -> Ints:
+        """Give all items of nodes that list them."""
+        counts = self._numbers[nodes, 0]
+        single = (counts == 1) & (nodes < self._items)
+        lists = self._numbers[nodes[~single], 1:]
+        listed = lists[np.arange(self._most_listed) < counts[~single, None]]
+        if ((listed < 0) | (listed >= self._items)).any():
+            raise self._malformed("an item that it does not have")
+        return np.concatenate([nodes[single], listed])
+
+    def _squares(self, items: Ints, direction: npt.NDArray[np.float64]) -> Floats:
+        """Compute squared distances, 2 where a vector has no direction.
+
+        Not by a product of matrices, which rounds one row otherwise than another.
+        """
+        vectors = self._vectors[items].astype(np.float64)
+        with np.errstate(all="ignore"):
+            lengths = np.sqrt((vectors * vectors).sum(1) * (direction * direction).sum())
+            cosines = (vectors * direction).sum(1) / lengths
+        squares: Floats = (2 - 2 * np.nan_to_num(cosines)).astype(np.float32)
+        return squares
+
+    def _malformed(self, what: str) -> FormatError:
+        return FormatError(f"{self._name}: malformed: an approximate index with {what}")

@@ -1,0 +1,128 @@
+"""ELMo models to ``.magnitude`` files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+
+from streamfile.errors import FormatError, PathError
+from streamfile.inputs.base import shown
+from streamfile.inputs.open import Batch
+from streamfile.write.database import Builder
+from streamfile.write.lz4_rows import frame_rows
+from streamfile.write.magnitude_file import Conversion, write_vectors
+
+WORDS = 1024  # that are embedded at once
+META = {
+    "magnitude_meta_1": "CREATE TABLE magnitude_meta_1 (meta_file BLOB)",
+    "magnitude_meta_2": "CREATE TABLE magnitude_meta_2 (meta_file BLOB)",
+}
+
+
+def write_elmo(
+    path: Path, weights: Path, vocab: str | os.PathLike[str] | None, how: Conversion
+) -> tuple[int, int]:
+    """Write the file of an ELMo model.
+
+    Parameters
+    ----------
+    path
+        To write to.
+    weights
+        HDF5; the options are beside it.
+    vocab, how
+        See `streamfile.convert`.
+
+    Returns
+    -------
+    rows, dim
+
+    Raises
+    ------
+    PathError
+        The options, or the vocabulary, are missing.
+    FormatError
+        Options and weights do not fit each other.
+    ImportError
+        The extra ``elmo`` is not installed.
+    """
+    options = options_of(weights)
+    words = _Words(options, weights, [] if vocab is None else list(read_keys(Path(vocab))))
+
+    def extra(builder: Builder) -> None:
+        for (name, sql), file in zip(META.items(), (weights, options), strict=True):
+            builder.records(name, sql, enumerate(frame_rows(file), 1))
+
+    return write_vectors(path, words, how, facts=[("elmo", 1)], extra=extra), words.dim
+
+
+def options_of(weights: Path) -> Path:
+    """Find the options of weights.
+
+    Raises
+    ------
+    PathError
+        They are not beside them.
+    """
+    stem = weights.name[: -len(weights.suffix)]
+    name = stem.removesuffix("_weights")
+    options = weights.with_name(f"{name}_options.json" if name != stem else f"{name}.json")
+    if not options.is_file():
+        raise PathError(f"{weights}: expected the model's options beside it, in {options}")
+    return options
+
+
+def read_keys(vocab: Path) -> Iterator[str]:
+    """Read the keys of a ``.magnitude`` file, or the lines of a text.
+
+    Raises
+    ------
+    PathError
+        There is no such file.
+    FormatError
+        A text that is no UTF-8.
+    """
+    from streamfile import Magnitude
+
+    if not vocab.is_file():
+        raise PathError(f"{vocab}: no such file: expected keys to give vectors to")
+    if vocab.suffix.lower() == ".magnitude":
+        with closing(Magnitude(vocab)) as known:
+            for at in range(0, len(known), WORDS):
+                yield from (key for key, _ in known[at : at + WORDS])
+        return
+    with vocab.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                key = line.rstrip(b"\r\n").decode()
+            except UnicodeDecodeError:
+                raise FormatError(
+                    f"{vocab}: line {number:,}: expected a key in UTF-8, found {shown(line)}"
+                ) from None
+            yield key
+
+
+class _Words:
+    """Vectors of words, each in a sentence of its own."""
+
+    unit = " keys"
+
+    def __init__(self, options: Path, weights: Path, words: Sequence[str]) -> None:
+        from streamfile.elmo import Encoder
+
+        self.name = weights.name
+        self._encoder = Encoder(options, weights)
+        self._words = words
+        self.dim = self._encoder.layers * self._encoder.dim
+        self.size = self.declared = len(words)
+
+    def batches(self) -> Iterator[Batch]:
+        for begin in range(0, len(self._words), WORDS):
+            words = self._words[begin : begin + WORDS]
+            vectors = [vector[0] for vector in self._encoder.embed([word] for word in words)]
+            keys = [word.encode() for word in words]
+            yield Batch(keys, np.stack(vectors), begin + len(words))

@@ -1,0 +1,171 @@
+"""What a ``.magnitude`` file is, for people."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from streamfile.errors import PathError
+from streamfile.format.schema import read_schema
+from streamfile.format.tables import BLOBS
+from streamfile.readers.base import Reader
+from streamfile.readers.local import LocalReader
+from streamfile.readers.remote import RemoteReader
+from vfs.btree.blobs import BlobTable
+from vfs.btree.index import Index
+from vfs.btree.pages import Pages
+from vfs.btree.table import Table
+from vfs.btree.walk import run
+from vfs.btree.whole_trees import is_index
+
+PARTS = {
+    "magnitude": "vectors",
+    "magnitude_approx": "approximate index",
+    "magnitude_meta_1": "ELMo weights",
+    "magnitude_meta_2": "ELMo options",
+    "magnitude_key_lengths": "key lengths",
+}
+FULLTEXT = "magnitude_subword"
+OTHER = "schema, facts, router"
+
+
+@dataclass(frozen=True)
+class Info:
+    """What a file is.
+
+    Attributes
+    ----------
+    name
+        Path or URL.
+    size, page_size
+        Bytes.
+    rows, dim, precision
+        Vectors, dimensions, decimal places.
+    flavour
+        ``light``, ``medium`` or ``heavy``.
+    elmo
+        Whether it holds an ELMo model.
+    streaming
+        Whether it is laid out for streaming.
+    parts
+        Bytes of each part, about.
+    """
+
+    name: str
+    size: int
+    page_size: int
+    rows: int
+    dim: int
+    precision: int
+    flavour: str
+    elmo: bool
+    streaming: bool
+    parts: Mapping[str, int]
+
+    def lines(self) -> list[str]:
+        """Put it into words."""
+        kind = "ELMo, " if self.elmo else ""
+        layout = "for streaming" if self.streaming else "original; streamfile repack changes it"
+        return [
+            self.name,
+            f"  {kind}{self.flavour}: {self.rows:,} vectors of {self.dim:,} dimensions, "
+            f"precision {self.precision}",
+            f"  {self.size:,} bytes in pages of {self.page_size:,}, laid out {layout}",
+            *(f"  {size:>16,}  {part}" for part, size in self.parts.items()),
+        ]
+
+
+def info(source: str | os.PathLike[str], **options: Any) -> Info:
+    """Tell what a ``.magnitude`` file is, without reading much of it.
+
+    Parameters
+    ----------
+    source : str or os.PathLike
+        A path, or a URL, which takes two round trips.
+    **options
+        For a URL: see `vfs.open`.
+
+    Raises
+    ------
+    FormatError, vfs.VFSError
+        It is no ``.magnitude`` file, is damaged, or cannot be reached.
+    PathError
+        There is no such file.
+    """
+    name = os.fspath(source)
+    remote = name.lower().startswith(("http://", "https://"))
+    if not remote and not Path(name).is_file():
+        raise PathError(f"{name}: no such file; expected a .magnitude file or the URL of one")
+    reader = RemoteReader(name, **options) if remote else LocalReader(name)
+    with closing(reader):
+        told, layout = reader.format, reader.contents.pages.layout
+        return Info(
+            name=reader.name,
+            size=layout.page_count * layout.page_size,
+            page_size=layout.page_size,
+            rows=told.size,
+            dim=told.dim,
+            precision=told.precision,
+            flavour="heavy" if told.approx else "medium" if told.segments_root else "light",
+            elmo=told.elmo,
+            streaming=told.router_root > 0,
+            parts=_parts(reader),
+        )
+
+
+def _parts(reader: Reader) -> dict[str, int]:
+    """Estimate the bytes of each part from the pages that its roots point to."""
+    contents = reader.contents
+    pages, told = contents.pages, contents.format
+    schema = [row for row in read_schema(pages) if row[3]]
+    pages.read({row[3] for row in schema}, opening=True)  # in one wave
+    # Leaves come before the pages that point to them in the one layout; in the other one behind,
+    # but for the first ones.
+    behind = not told.router_root
+    found = {1: (OTHER, behind)}  # pages: their parts, and whether what is behind them is too
+    begins: list[tuple[int, int, str]] = []
+    for kind, name, _, root, _ in schema:
+        part = PARTS.get(name, OTHER)
+        if FULLTEXT in name:
+            part = "n-grams"
+        elif kind == "index":
+            part = "index on keys" if root == told.index_root else "other indexes"
+        below = sorted(_below(pages, name, root))
+        found |= dict.fromkeys([*below, root], (part, behind or name in BLOBS))
+        if behind and len(below) > 1:
+            stride = (below[-1] - below[1]) // max(1, len(below) - 2)  # the first two are adjacent
+            begins.append((below[0], below[0] if name in BLOBS else stride, part))
+    roots = {row[3] for row in schema}  # together, and before all else, once compact
+    for first, most, part in begins:
+        before = max((page for page in found if page < first), default=0)
+        least = before if before in roots else first - most - 1
+        found.setdefault(max(before, least) + 1, (part, True))
+    count, size = pages.layout.page_count, pages.layout.page_size
+    marks = sorted((page, *what) for page, what in found.items() if 1 <= page <= count)
+    sizes = dict.fromkeys(sorted({part for _, part, _ in marks}), 0)
+    for (page, part, owns), (following, other, _) in pairwise([*marks, (count + 1, "", True)]):
+        sizes[part] += size
+        sizes[part if owns or not other else other] += (following - page - 1) * size
+    return sizes
+
+
+def _below(pages: Pages, name: str, root: int) -> list[int]:
+    """List pages that a root points to."""
+    index = is_index(pages, root)
+    tree = Index(pages, root, fold=bytes) if index else Table(pages, root)
+    run(pages, tree.touch(), opening=True)
+    if root in tree.interior:
+        children: list[int] = tree.interior[root].children.tolist()
+        return children
+    if name not in BLOBS:
+        return []
+    room = pages.layout.usable - 4
+    chains = [blob for _, blob in run(pages, BlobTable(pages, root).records()) if blob.overflow]
+    lengths = [-((len(chain.local) - chain.size) // room) for chain in chains]
+    begins = [chain.overflow for chain in chains]
+    return begins + [at + count - 1 for at, count in zip(begins, lengths, strict=True)]

@@ -1,0 +1,104 @@
+"""Making sidecars."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any, cast
+
+from streamfile.errors import PathError
+from streamfile.readers.base import Reader
+from streamfile.readers.contents import Contents
+from streamfile.readers.local import LocalReader
+from streamfile.readers.remote import RemoteReader
+from streamfile.readers.sidecar import HEAD, Route, digest
+from streamfile.write.output import unfinished
+from vfs.btree.pages import Pages
+from vfs.btree.walk import run
+from vfs.btree.whole_trees import survey
+from vfs.router.router import pack
+
+
+def route(
+    source: str | os.PathLike[str], output: str | os.PathLike[str], *, force: bool = False
+) -> int:
+    """Make the sidecar of a file that cannot be laid out anew, such as somebody else's on the web.
+
+    Parameters
+    ----------
+    source : str or os.PathLike
+        URL or path of a ``.magnitude`` file. Of a remote file only interior pages are read.
+    output : str or os.PathLike
+        What to write, to be given as `Magnitude`'s ``route``; its usual name is the file's and
+        ``.route``.
+    force : bool
+        Whether to replace an output that exists.
+
+    Returns
+    -------
+    int
+        Its size in bytes.
+
+    Raises
+    ------
+    FormatError, vfs.VFSError
+        The source is no ``.magnitude`` file, is damaged, or cannot be reached.
+    PathError, ExistsError
+        There is no such source; the output exists.
+    OSError
+        The output cannot be written.
+    """
+    name = os.fspath(source)
+    remote = name.lower().startswith(("http://", "https://"))
+    if not remote and not Path(name).is_file():
+        raise PathError(f"{name}: no such file; expected a .magnitude file or the URL of one")
+    with unfinished(Path(output), force=force) as path:
+        reader = RemoteReader(name) if remote else LocalReader(name)
+        with closing(reader):
+            if isinstance(reader, RemoteReader):
+                identity, head = reader.file.identity, reader.file.read(0, HEAD)
+                made = _of(reader, identity.size, identity.etag, head)
+            else:
+                with Path(name).open("rb") as file:
+                    made = _of(reader, os.fstat(file.fileno()).st_size, None, file.read(HEAD))
+        return path.write_bytes(made.pack())
+
+
+def _of(reader: Reader, size: int, etag: str | None, head: bytes) -> Route:
+    pages = _Recorder(reader.contents.pages)
+    contents = Contents.of(cast("Any", pages), reader.contents.version)
+    nodes: dict[int, bytes] = {}
+    if contents.fulltext is not None:
+        run(pages, contents.fulltext.load())
+    for tree in contents.trees:
+        survey(reader.contents.pages, tree)
+    if contents.fulltext is not None:
+        nodes = run(reader.contents.pages, contents.fulltext.interior_blocks())
+    return Route(size, etag, digest(head), pages.seen, pack(contents.trees), nodes)
+
+
+class _Recorder:
+    """Pages that remembers what was read."""
+
+    def __init__(self, pages: Pages) -> None:
+        self.name, self.layout = pages.name, pages.layout
+        self._pages = pages
+        self.seen: dict[int, bytes] = {}
+
+    def read(
+        self, numbers: Iterable[int], *, spare: Sequence[int] = (), opening: bool = False
+    ) -> dict[int, Any]:
+        """Read pages, as `vfs.Pages.read`."""
+        found = self._pages.read(numbers, spare=spare, opening=opening)
+        self.seen |= {number: bytes(page) for number, page in found.items()}
+        return found
+
+    def cached(self, number: int) -> Any:
+        """Give a page, as `vfs.Pages.cached`."""
+        return self._pages.cached(number)
+
+    def block(self, numbers: Any) -> Any:
+        """Read pages, as `vfs.Pages.block`."""
+        return self._pages.block(numbers)

@@ -1,0 +1,4 @@
+"""HTTP servers of our own.
+
+It may import `vfs` and no other wing.
+"""

@@ -1,0 +1,134 @@
+"""Writing a ``.magnitude`` file laid out for streaming, one table after another."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+
+from streamfile.format.schema import SchemaRow
+from vfs.btree.pages import LocalPages
+from vfs.btree.table import Rows
+from vfs.writer.database import DatabaseWriter
+from vfs.writer.record import encode_record
+
+Record = Sequence[int | float | str | bytes | None]
+
+FILE_HEADER = 100  # bytes of page 1 that are not the schema's
+FRONT_TABLES = 3  # at least a page each: facts, router, list of segments
+
+
+class Builder:
+    """A database under construction.
+
+    Parameters
+    ----------
+    path
+        Written to; the caller renames it in the end, or removes it.
+    page_size
+        Bytes.
+    schema, reserve
+        Bytes at the front that are kept for the schema, and for the tables that a reader needs
+        first.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], *, page_size: int, schema: int, reserve: int
+    ) -> None:
+        self.path = path
+        self.page_size = page_size
+        held = -(-schema // page_size) if schema > page_size - FILE_HEADER else 0
+        pages = held + max(-(-reserve // page_size), FRONT_TABLES)
+        self._writer = DatabaseWriter(path, page_size=page_size, reserve=pages, schema=held)
+        self._schema: list[SchemaRow] = []
+
+    @property
+    def schema(self) -> list[SchemaRow]:
+        """What was written so far."""
+        return list(self._schema)
+
+    def root(self, name: str) -> int:
+        """Give the root page of a table or index."""
+        return next(root for _, known, _, root, _ in self._schema if known == name)
+
+    def table(
+        self, name: str, sql: str | None, batches: Iterable[Rows], *, front: bool = False
+    ) -> None:
+        """Write a table whose records come encoded, by rising row ids; see `records`."""
+        loader = self._writer.table(front=front)
+        for rows in batches:
+            loader.add(rows)
+        self.note("table", name, name, loader.finish(), sql)
+
+    def records(
+        self,
+        name: str,
+        sql: str | None,
+        records: Iterable[tuple[int, Record]],
+        *,
+        front: bool = False,
+    ) -> None:
+        """Write a table.
+
+        Parameters
+        ----------
+        name, sql
+            Of the table.
+        records
+            Rising row ids, and the values of each row.
+        front
+            Whether it belongs into the reserve.
+        """
+        loader = self._writer.table(front=front)
+        for rowid, values in records:
+            loader.add_record(rowid, encode_record(values))
+        self.note("table", name, name, loader.finish(), sql)
+
+    def streams(
+        self, name: str, sql: str | None, rows: Iterable[tuple[int, int, Iterable[bytes]]]
+    ) -> None:
+        """Write a table of records that are larger than memory: row id, size, pieces."""
+        loader = self._writer.table()
+        for rowid, size, pieces in rows:
+            loader.add_stream(rowid, size, pieces)
+        self.note("table", name, name, loader.finish(), sql)
+
+    def index(
+        self,
+        name: str,
+        table: str,
+        sql: str | None,
+        records: Iterable[bytes],
+        *,
+        kind: str = "index",
+    ) -> None:
+        """Write an index, or a table that is stored as one; its encoded entries come sorted."""
+        loader = self._writer.index()
+        loader.add(records)
+        self.note(kind, name, table, loader.finish(), sql)
+
+    def entries(self, name: str, table: str, entries: Iterable[Record]) -> None:
+        """Write an index that SQLite made by itself, of sorted entries."""
+        self.index(name, table, None, map(encode_record, entries))
+
+    def note(self, kind: str, name: str, table: str, root: int, sql: str | None) -> None:
+        """Add a row to the schema."""
+        self._schema.append((kind, name, table, root, sql))
+
+    def pages(self) -> LocalPages:
+        """Read what was written so far."""
+        self._writer.flush()
+        return LocalPages(self.path)
+
+    def finish(self, order: Sequence[str] = ()) -> None:
+        """Write the schema: tables named in an order first, indexes behind their tables."""
+        places = {name: at for at, name in enumerate(order)}
+        self._writer.finish(
+            sorted(
+                self._schema,
+                key=lambda row: (row[0] == "index", places.get(row[1], len(places))),
+            )
+        )
+
+    def close(self) -> None:
+        """Stop, whether finished or not."""
+        self._writer.close()

@@ -1,0 +1,283 @@
+"""Many keys down an index b-tree, level by level (file format, section 1.6)."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+
+from vfs.btree.index_cells import Cell, Cells, Entry, IndexNode
+from vfs.btree.pages import Pages
+from vfs.btree.record import Page, read_varint, size_of
+from vfs.btree.tree import INTERIOR_HEADER, LEAF_HEADER, BTree, Visited
+from vfs.btree.walk import Walk, together
+
+Bounds = tuple[bytes | None, bytes | None]  # folded keys; None where there is no limit
+
+
+def nocase(key: bytes) -> bytes:
+    """Fold a key as SQLite's NOCASE compares it: ASCII letters only, to a NUL, then by length."""
+    begin, nul, _ = key.partition(b"\0")
+    return begin.lower() + nul + len(key).to_bytes(8, "big") if nul else key.lower()
+
+
+class Index(BTree[IndexNode]):
+    """An index b-tree on one text column: keys lead to row ids.
+
+    Parameters
+    ----------
+    pages, root, rows
+        See `Table`.
+    fold
+        The column's collation as a function: two keys sort as their folded forms do.
+    """
+
+    interior_type = 2
+    leaf_type = 10
+
+    def __init__(
+        self, pages: Pages, root: int, rows: int = 0, *, fold: Callable[[bytes], bytes]
+    ) -> None:
+        super().__init__(pages, root, rows)
+        self.fold = fold
+
+    @property
+    def most_local(self) -> int:
+        """Bytes above which a record overflows."""
+        return (self.layout.usable - 12) * 64 // 255 - 23
+
+    def find(self, keys: Sequence[bytes]) -> Walk[list[list[Entry]]]:
+        """Look keys up.
+
+        Parameters
+        ----------
+        keys
+            UTF-8.
+
+        Returns
+        -------
+        list of list of (key, row id)
+            For each key the entries equal to it under the collation, in the index's order.
+        """
+        folded = [self.fold(key) for key in keys]
+        matches: dict[bytes, list[Entry]] = {key: [] for key in sorted(set(folded))}
+        frontier: dict[int, list[bytes]] = {self.root: list(matches)} if matches else {}
+        visited, height = Visited(self.name), 0
+        bounds: dict[int, Bounds] = {self.root: (None, None)}
+        while frontier:
+            visited.add(frontier)
+            leaves = yield from self.level(frontier, height)
+            found = yield from together(
+                [
+                    self._search(number, leaves.get(number), bounds[number], targets, visited)
+                    for number, targets in frontier.items()
+                ]
+            )
+            below: dict[int, list[bytes]] = {}
+            bounds = {}
+            for number, (entries, mine, within) in zip(frontier, found, strict=True):
+                for target, entry in entries:
+                    matches[target].append(entry)
+                if not below.keys().isdisjoint(mine):
+                    raise self.malformed(number, "a child that another page has too")
+                below |= mine
+                bounds |= within
+            frontier, height = below, height + 1
+        for equal in matches.values():
+            equal.sort(key=lambda entry: entry[1])
+        return [matches[target] for target in folded]
+
+    def _search(
+        self,
+        number: int,
+        leaf: Page | None,
+        bounds: Bounds,
+        targets: Sequence[bytes],
+        visited: Visited,
+    ) -> Walk[tuple[list[tuple[bytes, Entry]], dict[int, list[bytes]], dict[int, Bounds]]]:
+        """Look rising folded keys up in one page.
+
+        Returns
+        -------
+        entries equal to them, where to go on, and between which keys that must be
+        """
+        node = self.interior[number] if leaf is None else self.leaf(number, leaf)
+        entries = Entries(self, number, node, visited)
+        equal: list[tuple[bytes, Entry]] = []
+        below: dict[int, list[bytes]] = {}
+        within: dict[int, Bounds] = {}
+        high = 0
+        if leaf is not None:
+            self.check_bounds(number, node, bounds)
+        for target in targets:
+            low = yield from self._bound(entries, target, high, 0)
+            high = yield from self._bound(entries, target, low, 1)
+            equal += [(target, entry) for entry in (yield from entries.decode(low, high))]
+            for place, child in enumerate(node.children[low : high + 1].tolist(), low):
+                below.setdefault(child, []).append(target)
+                if child not in within:
+                    within[child] = self.bounds(node, place, bounds)
+        return equal, below, within
+
+    def bounds(self, node: IndexNode, place: int, bounds: Bounds) -> Bounds:
+        """Tell between which keys those of a page's child are, given that of the page itself."""
+        least = self._folded(node, place - 1) if place else bounds[0]
+        most = bounds[1] if place == len(node.cells) else self._folded(node, place)
+        return least, most
+
+    def beginning_with(self, node: IndexNode, prefix: bytes) -> tuple[int, int]:
+        """Find the first cell that begins with a folded prefix, and the first one behind those."""
+
+        def beginning(place: int) -> bytes:
+            local = node.cells[place].local
+            try:
+                header, at = read_varint(local, 0)
+                kind, _ = read_varint(local, at)
+            except IndexError:
+                return b""
+            size = (kind - 13) // 2 if kind >= 13 and kind % 2 else 0
+            return self.fold(local[header : header + size])[: len(prefix)]
+
+        places = range(len(node.cells))
+        return (
+            bisect_left(places, prefix, key=beginning),
+            bisect_right(places, prefix, key=beginning),
+        )
+
+    def check_bounds(self, number: int, leaf: IndexNode, bounds: Bounds) -> None:
+        """Refuse a leaf that is not the one which belongs between its parents' keys.
+
+        What the parents are may come from a router, which may be of another file.
+        """
+        if not len(leaf.cells):
+            return
+        first, last = self._folded(leaf, 0), self._folded(leaf, len(leaf.cells) - 1)
+        least, most = bounds
+        below = first is not None and least is not None and first < least
+        if below or (last is not None and most is not None and last > most):
+            raise self.malformed(number, "keys that do not belong there")
+
+    def _folded(self, node: IndexNode, position: int) -> bytes | None:
+        """Give a cell's folded key, None if it is not all in its page."""
+        local = node.cells[position].local
+        try:
+            header, at = read_varint(local, 0)
+            kind, _ = read_varint(local, at)
+        except IndexError:
+            return None
+        end = header + (kind - 13) // 2
+        if kind < 13 or kind % 2 == 0 or end > len(local):
+            return None
+        return self.fold(local[header:end])
+
+    def _bound(self, entries: Entries, target: bytes, low: int, least: int) -> Walk[int]:
+        """Find the first cell whose order against a folded key is not below `least`."""
+        high = len(entries)
+        while low < high:
+            middle = (low + high) // 2
+            order = yield from self._compare(entries, middle, target)
+            if order < least:
+                low = middle + 1
+            else:
+                high = middle
+        return low
+
+    def _compare(self, entries: Entries, position: int, target: bytes) -> Walk[int]:
+        """Compare a cell's key with a folded key; read its overflow only if it takes that."""
+        local = entries.cell(position).local
+        try:
+            header, at = read_varint(local, 0)
+            kind, _ = read_varint(local, at)
+        except IndexError:
+            raise self.malformed(entries.number, "a record cut off in its header") from None
+        if kind < 13 or kind % 2 == 0:
+            return 1 if kind >= 12 else -1  # NULL and numbers sort before text, blobs after
+        end = header + size_of(kind)
+        key = local[header:end]
+        if len(local) < end:
+            begin = self.fold(key)
+            if b"\0" not in begin and not target.startswith(begin):
+                return -1 if begin < target else 1
+            record = yield from entries.record(position)
+            key = record[header:end]
+        folded = self.fold(key)
+        return (folded > target) - (folded < target)
+
+    def check_room(self, number: int, cells: Iterable[Cell]) -> list[Cell]:
+        """Give the cells of an interior page, as long as they fit into one.
+
+        Raises
+        ------
+        DatabaseError
+            They are larger than a page together.
+        """
+        checked: list[Cell] = []
+        room = self.layout.usable
+        for cell in cells:
+            checked.append(cell)
+            room -= len(cell.local)
+            if room < 0:
+                raise self.malformed(number, "cells that overlap")
+        return checked
+
+    def _interior(self, number: int, page: Page) -> IndexNode:
+        offsets = self.cell_offsets(number, page, INTERIOR_HEADER)
+        encoded = Cells(self, number, page, offsets + 4)
+        cells = self.check_room(number, (encoded[i] for i in range(len(encoded))))
+        children = [int.from_bytes(page[at : at + 4], "big") for at in offsets.tolist()]
+        last = self._last_child(number, page)
+        return IndexNode(cells, np.array([*children, last], np.int64))
+
+    def leaf(self, number: int, page: Page) -> IndexNode:
+        """Parse a leaf page, which begins with its header."""
+        offsets = self.cell_offsets(number, page, LEAF_HEADER)
+        return IndexNode(Cells(self, number, page, offsets), np.zeros(0, np.int64))
+
+
+class Entries:
+    """The entries of one page, as one walk reads them.
+
+    Parameters
+    ----------
+    index, number, node
+        The page.
+    visited
+        By the walk, overflow pages included.
+    """
+
+    def __init__(self, index: Index, number: int, node: IndexNode, visited: Visited) -> None:
+        self.number = number
+        self._index, self._node, self._visited = index, node, visited
+        self._records: dict[int, bytes] = {}
+        self._room = index.layout.usable
+
+    def __len__(self) -> int:
+        return len(self._node.cells)
+
+    def cell(self, position: int) -> Cell:
+        """Give an entry's cell."""
+        return self._node.cells[position]
+
+    def record(self, position: int) -> Walk[bytes]:
+        """Get an entry's whole record."""
+        if position not in self._records:
+            cell = self.cell(position)
+            tail = b""
+            if cell.overflow:
+                chain = (cell.overflow, cell.size - len(cell.local))
+                (tail,) = yield from self._index.chains([chain], self._visited)
+            self._records[position] = cell.local + tail
+        return self._records[position]
+
+    def decode(self, low: int, high: int) -> Walk[list[Entry]]:
+        """Get the keys and row ids of entries, none of them twice in a page's life."""
+        decoded: list[Entry] = []
+        for position in range(low, high):
+            self._room -= len(self.cell(position).local)
+            values = self._index.decode((yield from self.record(position)))
+            key, rowid = values if len(values) == 2 else (None, None)
+            if self._room < 0 or not isinstance(key, bytes) or not isinstance(rowid, int):
+                raise self._index.malformed(self.number, "an entry that is no key and row id")
+            decoded.append((key, rowid))
+        return decoded

@@ -1,0 +1,268 @@
+"""Whole files in the cache directory, each written once, shared by processes, under one cap.
+
+A file's name is a digest in hexadecimal. Its writer holds an exclusive lock on the unfinished file
+``<name>.part``, for which others wait; who uses the finished file holds a shared lock on it; what
+nobody holds may be evicted. All growth happens under the lock of the block store, which gives way
+before a file grows, so that both together never pass the cap.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import stat
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from vfs.cache import disk
+from vfs.cache.disk import BLOCK, SET
+from vfs.cache.unfinished_file import FLAGS, KeptFile, Part, let_go, take_lock
+from vfs.errors import CacheDirectoryError, CacheSpaceError
+
+try:
+    import fcntl
+except ImportError:  # pragma: no cover - Windows
+    fcntl = None  # type: ignore[assignment]
+
+FOLDER = "files"
+NAME = re.compile(r"[0-9a-f]+(\.part|\.state|\.new|)")
+LEAST_STORE = 16  # sets
+STATES = 8 * BLOCK  # one saved, and one on its way
+ABANDONED = 24 * 3600 * 10**9
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class KeptFiles:
+    """Whole files in a cache directory, each written once and shared by processes.
+
+    Holds no file handles: usable after a fork, and from many threads.
+
+    Parameters
+    ----------
+    directory
+        The cache directory, made when the first file is.
+    capacity
+        Most bytes that the directory may take, the block store among them.
+    """
+
+    def __init__(self, directory: Path, capacity: int) -> None:
+        self._directory = directory
+        self._files = directory / FOLDER
+        self.capacity = capacity
+        self._least = max(1, min(LEAST_STORE, capacity // (32 * SET))) * SET
+
+    def get(self, name: bytes) -> KeptFile | None:
+        """Open a kept file, and mark it as used; None where there is none.
+
+        Parameters
+        ----------
+        name
+            A digest.
+        """
+        with contextlib.suppress(OSError):
+            while True:
+                file = os.open(self._files / name.hex(), os.O_RDONLY | FLAGS)
+                kept = KeptFile(self._files / name.hex(), file)
+                if not stat.S_ISREG(os.fstat(file).st_mode):
+                    return None
+                fcntl.flock(file, fcntl.LOCK_SH)
+                if _is_at(kept.path, file):
+                    os.utime(file)
+                    return kept
+                kept.close()
+        return None
+
+    def make(self, name: bytes, size: int, write: Callable[[Part], object]) -> KeptFile:
+        """Open a kept file; where there is none, one process writes it while others wait for it.
+
+        Parameters
+        ----------
+        name
+            A digest of all that the content depends on.
+        size
+            Bytes to reserve at first.
+        write
+            Fills the file. What it raises is raised here; the unfinished file then stays only if
+            a state was saved, and there was space.
+
+        Raises
+        ------
+        CacheSpaceError
+            The file does not fit under the cap beside those that are in use, or on the disk.
+        CacheDirectoryError
+            The directory cannot be written.
+        """
+        try:
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._files.mkdir(mode=0o700, exist_ok=True)
+            part = self._claim(name)
+        except OSError as failure:
+            raise CacheDirectoryError(
+                f"no file can be kept in {os.fspath(self._files)!r} ({failure}); name another "
+                "directory by the option cache_dir or STREAMFILE_CACHE_DIR"
+            ) from failure
+        if isinstance(part, KeptFile):
+            return part
+        try:
+            if part.size < size:
+                part.reserve(size)
+            write(part)
+            return part.finish()
+        except OSError as failure:
+            full = failure.errno in NO_SPACE
+            part.abandon(resumable=not full and not isinstance(failure, CacheSpaceError))
+            if full:
+                raise CacheSpaceError(
+                    f"the disk of {os.fspath(self._files)!r} is full ({failure}): a file of "
+                    f"{max(size, part.size):,} bytes was being kept there; free space, or name a "
+                    "directory on another disk by the option cache_dir or STREAMFILE_CACHE_DIR"
+                ) from failure
+            raise
+        except BaseException:
+            part.abandon(resumable=True)
+            raise
+        finally:
+            part.close()
+
+    def room(self) -> int:
+        """Give the bytes that are left for the block store, under whose lock this is called."""
+        return self._make_room(0)
+
+    @contextlib.contextmanager
+    def growing(self, part: Path, size: int) -> Iterator[None]:
+        """Make room for a part of a new size, and hold the lock until it has that size."""
+        with self.locked():
+            left = self._make_room(_charge(size) + STATES, part.name)
+            with contextlib.suppress(FileNotFoundError):
+                store = os.open(self._directory / disk.STORE, os.O_RDWR | FLAGS)
+                try:
+                    disk.shrink(store, left // SET)
+                finally:
+                    os.close(store)
+            yield
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the lock of the block store alone."""
+        lock = os.open(self._directory / disk.LOCK, os.O_RDWR | os.O_CREAT | FLAGS, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+        finally:
+            fcntl.flock(lock, fcntl.LOCK_UN)  # a process forked meanwhile has it open too
+            os.close(lock)
+
+    def _claim(self, name: bytes) -> KeptFile | Part:
+        """Wait until the file is there, or is this process's to write."""
+        path = self._files / name.hex()
+        unfinished = Path(f"{path}.part")
+        while True:
+            if (kept := self.get(name)) is not None:
+                return kept
+            lock = take_lock(unfinished)
+            part = None
+            try:
+                # Whoever finishes the file goes on to hold a shared lock, as long as it is used.
+                fcntl.flock(lock, fcntl.LOCK_SH)
+                if _is_at(unfinished, lock) and _take_alone(lock):
+                    if (kept := self.get(name)) is None:
+                        part = Part(self, path, lock)
+                        return part
+                    unfinished.unlink()  # it was finished between the first look and the lock
+                    return kept
+            finally:
+                if part is None:
+                    let_go(lock)
+
+    def _make_room(self, needed: int, own: str = "") -> int:
+        """Evict what was used least recently, until a file fits beside the least block store.
+
+        Returns
+        -------
+        int
+            Bytes that all files but `own`, and one of the size `needed`, leave.
+        """
+        left = self.capacity - needed
+        old = time.time_ns() - ABANDONED
+        files = [entry for entry in self._scan() if entry[-1] != own]
+        left -= sum(charge for _, _, charge, _ in files)
+        evicted: list[tuple[int, Path]] = []
+        try:
+            for finished, used, charge, name in sorted(files):
+                if left >= self._least and (finished or used > old):
+                    continue
+                path = self._files / name
+                lock = _lock_alone(path) if NAME.fullmatch(name) else None
+                if lock is not None:
+                    evicted.append((lock, path))
+                    left += charge
+            if needed and left < self._least:
+                raise CacheSpaceError(
+                    f"a file that needs {needed:,} bytes does not fit the disk cache in "
+                    f"{os.fspath(self._directory)!r}: of its cap of {self.capacity:,} bytes, "
+                    f"{max(0, left + needed - self._least):,} are free or can be freed; raise the "
+                    "cap by the option cache_size or STREAMFILE_CACHE_SIZE, or close other files"
+                )
+            for _, path in evicted:
+                path.with_suffix(".state").unlink(missing_ok=True)
+                path.unlink(missing_ok=True)
+        finally:
+            for lock, _ in evicted:
+                os.close(lock)
+        return left
+
+    def _scan(self) -> Iterator[tuple[bool, int, int, str]]:
+        """Give each file: whether it is finished, its last use, what it takes at most, its name."""
+        with contextlib.suppress(FileNotFoundError):
+            for entry in os.scandir(self._files):
+                with contextlib.suppress(FileNotFoundError):
+                    facts = entry.stat(follow_symlinks=False)
+                    name, _, kind = entry.name.partition(".")
+                    part = self._files / f"{name}.part"
+                    if NAME.fullmatch(entry.name) and kind in ("state", "new"):
+                        if not part.exists():
+                            Path(entry).unlink()
+                        continue  # charged with the part
+                    charge = _charge(facts.st_size) + STATES * (kind == "part")
+                    yield kind != "part", facts.st_mtime_ns, charge, entry.name
+
+
+def _take_alone(lock: int) -> bool:
+    """Make a shared lock an exclusive one, unless another holds it too; then it is lost."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _charge(size: int) -> int:
+    """Round a length up to the blocks that it takes on disk."""
+    return -(-size // BLOCK) * BLOCK
+
+
+def _is_at(path: Path, file: int) -> bool:
+    """Tell whether an open file is still the one of that name."""
+    try:
+        return os.path.samestat(path.lstat(), os.fstat(file))
+    except FileNotFoundError:
+        return False
+
+
+def _lock_alone(path: Path) -> int | None:
+    """Lock a file that nobody uses or writes; None where somebody does."""
+    try:
+        file = os.open(path, os.O_RDONLY | FLAGS)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if _is_at(path, file):
+            return file
+    except BlockingIOError:
+        pass
+    os.close(file)
+    return None

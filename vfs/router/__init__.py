@@ -1,0 +1,4 @@
+"""The interior pages of b-trees, packed into some kilobytes.
+
+It may import btree and below.
+"""

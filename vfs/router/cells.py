@@ -1,0 +1,113 @@
+"""The cells of an index's interior pages, packed small.
+
+A record begins with a header that follows from its length, and ends with a row id; what is
+between them, the key, begins like the one before it in its page. That is only where records are
+cut to pack well: any bytes come back as they were.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from vfs.btree.index import Index
+from vfs.btree.index_cells import LEAST_RECORD, Cell, IndexNode
+from vfs.btree.record import SIZES, Ints
+from vfs.router.columns import Columns, column
+
+MOST_CELLS = 1 << 20
+LONGEST_END = 7  # bytes, so that they are no negative integer
+KEY_TYPE = 9  # bits: the serial type, in the last byte but one, is twice the length and something
+
+
+def pack_cells(nodes: Sequence[IndexNode]) -> list[bytes]:
+    """Pack the cells of pages."""
+    cells: list[tuple[int, ...]] = []
+    text: list[bytes] = []
+    for node in nodes:
+        before = b""
+        for cell in (node.cells[i] for i in range(len(node.cells))):
+            begin, end = _key_of(cell.local)
+            key = cell.local[begin:end]
+            head, tail = cell.local[:begin], cell.local[end:]
+            shared = _shared(before, key)
+            values = [int.from_bytes(part, "big") for part in (head, tail)]
+            cells.append((cell.size, cell.overflow, len(head), len(tail), *values, shared))
+            text.append(key[shared:])
+            before = key
+    table = np.array(cells, np.int64).reshape(-1, 7).T
+    table[4] -= table[0] << KEY_TYPE
+    return [*map(column, table), b"".join(text)]
+
+
+def _shared(before: bytes, key: bytes) -> int:
+    """Count the bytes with which both begin."""
+    pairs = enumerate(zip(before, key, strict=False))
+    return next((i for i, (one, other) in pairs if one != other), min(len(before), len(key)))
+
+
+def _key_of(record: bytes) -> tuple[int, int]:
+    """Tell where a key begins and ends in the part of a record that is in its page."""
+    begin = min(record[0], LONGEST_END, len(record))
+    kind = record[begin - 1] if begin else 0
+    row_id = SIZES[kind] if kind < len(SIZES) else 0
+    return begin, len(record) - min(row_id, LONGEST_END, len(record) - begin)
+
+
+class PackedCells:
+    """Cells in flat arrays.
+
+    Parameters
+    ----------
+    columns
+        Those of `pack_cells` come next.
+    index
+        Their tree.
+    bounds
+        Where the cells of each page begin, and at last the number of all.
+
+    Raises
+    ------
+    ValueError
+        Cells that cannot be.
+    """
+
+    def __init__(self, columns: Columns, index: Index, bounds: Ints) -> None:
+        if bounds[-1] > MOST_CELLS:
+            raise ValueError("more cells than are believed")
+        self._bounds = bounds
+        self._cells = np.stack([columns.column(int(bounds[-1])) for _ in range(7)])
+        sizes, overflows, heads, tails, head, tail, shared = self._cells
+        head += sizes << KEY_TYPE
+        if np.any(sizes < LEAST_RECORD) or np.any((heads | tails) & ~LONGEST_END):
+            raise ValueError("records that cannot be")
+        local = index.local_size(sizes)
+        keys = local - heads - tails
+        before = np.append(0, keys)[:-1]
+        before[bounds[:-1][np.diff(bounds) > 0]] = 0
+        own = keys - shared
+        filled = np.append(0, np.cumsum(local))[bounds]
+        if (
+            np.any((overflows > 0) != (local < sizes))
+            or np.any((overflows < 0) | (overflows > index.layout.page_count))
+            or np.any(head >> 8 * heads | tail >> 8 * tails)
+            or np.any((own < 0) | (shared < 0) | (shared > before))
+            or np.any(np.diff(filled) > index.layout.usable)
+        ):
+            raise ValueError("cells that cannot be")
+        self._ends = np.append(0, np.cumsum(own))
+        self._text = columns.octets(int(self._ends[-1]))
+
+    def node(self, page: int, children: Ints) -> IndexNode:
+        """Make the node of a page, told by its position."""
+        begin, end = int(self._bounds[page]), int(self._bounds[page + 1])
+        ends = self._ends[begin : end + 1].tolist()
+        cells: list[Cell] = []
+        key = b""
+        for i, values in enumerate(self._cells[:, begin:end].T.tolist()):
+            size, overflow, heads, tails, head, tail, shared = values
+            key = key[:shared] + self._text[ends[i] : ends[i + 1]]
+            local = head.to_bytes(heads, "big") + key + tail.to_bytes(tails, "big")
+            cells.append(Cell(local, size, overflow))
+        return IndexNode(cells, children)

@@ -1,0 +1,290 @@
+"""HTTP: one session, one retry path, redirects."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+import weakref
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import urljoin, urlsplit
+
+from vfs.errors import DeadlineError, OptionError, RedirectError, ResponseError
+from vfs.identity import Identity, shown
+from vfs.options import Options
+from vfs.stats import Budget
+from vfs.transport.connections import (
+    FOREIGN_HEADERS,
+    close_session,
+    foreign_session,
+    open_ahead,
+    wide_session,
+    width,
+)
+from vfs.transport.failures import MayPassError, told
+from vfs.transport.plan import Pace, Range
+from vfs.transport.response import believe, pieces
+from vfs.workers import Slots, Workers
+
+log = logging.getLogger(__name__)
+
+REDIRECT_STATUS = {301, 302, 303, 307, 308}
+EXPIRED_STATUS = {401, 403, 404, 410}
+MOST_REDIRECTS = 10
+SHORTEST_BACKOFF = 0.1
+LONGEST_BACKOFF = 10.0
+
+
+class Transport:
+    """Ranges of one URL over HTTP.
+
+    Parameters
+    ----------
+    url
+        An http or https address.
+    options
+        Connections, timeouts, headers, session.
+    budget
+        Limits, and the counters to keep.
+
+    Raises
+    ------
+    OptionError
+        The URL is not one that HTTP can answer.
+    """
+
+    def __init__(self, url: str, options: Options, budget: Budget) -> None:
+        try:
+            parts = urlsplit(url)
+            usable = parts.scheme in ("http", "https") and parts.hostname and (parts.port or 1)
+        except ValueError:
+            usable = None
+        if not usable:
+            raise OptionError(f"{url!r} is no URL of a file: expected http://… or https://…")
+        self.url = url
+        self.name = shown(url)
+        self.pace = Pace()
+        self._options = options
+        self._budget = budget
+        self._target = url
+        self._ahead: tuple[str, str | None, int | None] | None = None
+        self._session = wide_session(options.session, options.connections)
+        self._foreign = foreign_session(self._session)
+        self._slots = Slots(width(self._session, url, options.connections))
+        self._workers = Workers(options.connections)
+        # Threads that wait for work would outlive a file that is forgotten without `close`.
+        weakref.finalize(self, self._workers.close).atexit = False
+
+    @property
+    def connections(self) -> int:
+        """Requests that can be under way at once: the option, or what the server bears."""
+        return self._slots.width
+
+    def open_ahead(self) -> None:
+        """Open the pool's connections in the background, once for each host."""
+        if self.connections == 1 or self._ahead == _origin(self._target):
+            return
+        self._ahead = _origin(self._target)
+        timeout = self._options.timeout
+        open_ahead(self._session, self._target, self.connections, timeout, self._workers.start)
+
+    def fetch(
+        self, ranges: Sequence[Range], version: Identity | None
+    ) -> tuple[list[bytes], Identity]:
+        """Fetch ranges in one parallel wave.
+
+        Parameters
+        ----------
+        ranges
+            (start, end) pairs, end exclusive. The end may lie beyond the file's.
+        version
+            The version that every answer must belong to, None for whichever there is.
+
+        Returns
+        -------
+        bodies, version
+            One body a range, shorter than it only at the end of the file.
+
+        Raises
+        ------
+        FileChangedError
+            The server has another version.
+        TransportError
+            Anything else between here and the file.
+        BudgetError
+            The wave would pass a budget; nothing was sent.
+        """
+        self._budget.check(self.name, ranges)
+        self._budget.stats.add(waves=1)
+        began = time.monotonic()
+        deadline = began + self._options.deadline
+        over = threading.Event()
+        try:
+            answers = self._workers.map(
+                lambda item: self._fetch_one(item, version, deadline, over),
+                ranges,
+                timeout=self._options.deadline,
+            )
+        except TimeoutError as timeout:
+            if isinstance(timeout, DeadlineError):
+                raise
+            raise self._too_late() from None
+        finally:
+            over.set()
+        rounds = -(-len(ranges) // self.connections)
+        length = sum(len(body) for body, _ in answers)
+        self.pace.received(length, time.monotonic() - began, rounds)
+        return [body for body, _ in answers], answers[0][1]
+
+    def after_fork(self) -> None:
+        """Drop the sockets that are the parent process's; it keeps its own ends of them."""
+        self._session.close()
+
+    def close(self) -> None:
+        """Let threads end, and close connections where they are this transport's own."""
+        self._workers.close()
+        close_session(self._session, self._options.session)
+
+    def _fetch_one(
+        self, wanted: Range, version: Identity | None, deadline: float, over: threading.Event
+    ) -> tuple[bytes, Identity]:
+        attempt = 0
+        while True:
+            try:
+                with self._slots as entered:
+                    if over.is_set():
+                        raise self._too_late()
+                    return self._attempt(wanted, version, deadline)
+            except MayPassError as failure:
+                # One reset may be a connection that had grown old; a second is a refusal.
+                if failure.refused or attempt:
+                    self._slots.shrink(entered)
+                self._target = self.url  # where a redirect led may be what failed
+                attempt += 1
+                if attempt > self._options.retries:
+                    raise failure.error from failure.__cause__
+                backoff = min(LONGEST_BACKOFF, SHORTEST_BACKOFF * 2**attempt)
+                pause = failure.wait if failure.wait is not None else random.uniform(0, backoff)
+                if time.monotonic() + pause > deadline:
+                    raise self._too_late() from failure.error
+                self._budget.stats.add(retries=1)
+                log.warning("%s; attempt %d follows in %.1f s", failure.error, attempt + 1, pause)
+                if over.wait(pause):  # nobody waits for the answer any more
+                    raise failure.error from failure.__cause__
+
+    def _too_late(self) -> DeadlineError:
+        return DeadlineError(
+            f"{self.name}: no complete answer within the deadline of {self._options.deadline:g} s; "
+            "the server may be slow or overloaded: try again, or raise the option deadline"
+        )
+
+    def _attempt(
+        self, wanted: Range, version: Identity | None, deadline: float
+    ) -> tuple[bytes, Identity]:
+        headers = {"Range": f"bytes={wanted[0]}-{wanted[1] - 1}", "Accept-Encoding": "identity"}
+        if version is not None:
+            headers |= version.conditions()
+        with told(self.name):
+            response = self._follow(headers, deadline)
+            try:
+                found, length = believe(self.name, response, wanted, version)
+                body = self._read(response, length, deadline)
+            except BaseException:
+                response.close()
+                raise
+        return body, found
+
+    def _follow(self, headers: dict[str, str], deadline: float) -> Any:
+        """Send, follow redirects, and go back to the original URL once if a target expired."""
+        url = self._target
+        fresh = url == self.url
+        for _ in range(MOST_REDIRECTS):
+            response = self._send(url, headers, deadline)
+            if response.status_code in REDIRECT_STATUS and "Location" in response.headers:
+                response.close()
+                url = self._redirected(url, response.headers["Location"])
+            elif response.status_code in EXPIRED_STATUS and not fresh:
+                response.close()
+                fresh, url = True, self.url
+                self._target = self.url
+            else:
+                self._target = url
+                return response
+        raise RedirectError(f"{self.name}: more than {MOST_REDIRECTS} redirects; is it a loop?")
+
+    def _redirected(self, url: str, location: str) -> str:
+        before = urlsplit(url).scheme
+        try:
+            target = urljoin(url, location)
+            scheme, _, _ = _origin(target)
+        except ValueError as failure:
+            raise RedirectError(
+                f"{self.name}: redirects to {location!r}, which is no URL ({failure})"
+            ) from failure
+        if scheme not in ("http", "https") or (before == "https" and scheme != "https"):
+            raise RedirectError(
+                f"{self.name}: redirects to {shown(target)}, which leaves {before} "
+                f"for {scheme}; open the final address itself if you trust it"
+            )
+        return target
+
+    def _send(self, url: str, headers: dict[str, str], deadline: float) -> Any:
+        timeout = min(self._options.timeout, deadline - time.monotonic())
+        if timeout <= 0:
+            raise self._too_late()
+        self._budget.spend_request(self.name)
+        session, own = self._session, dict[str, Any]()
+        if _origin(url) == _origin(self.url):
+            own["headers"] = dict(self._options.headers or {}) | headers
+        else:
+            # Nothing that may be a secret goes to another host.
+            session = self._foreign
+            secret = [
+                name
+                for name in getattr(session, "headers", {})
+                if name.lower() not in FOREIGN_HEADERS
+            ]
+            own["headers"] = dict.fromkeys(secret) | headers
+            own["auth"] = _no_auth
+        if getattr(session, "verify", True) is not True:
+            own["verify"] = session.verify  # which REQUESTS_CA_BUNDLE would override
+        began = time.monotonic()
+        response = session.get(url, stream=True, allow_redirects=False, timeout=timeout, **own)
+        self.pace.answered(time.monotonic() - began)
+        return response
+
+    def _read(self, response: Any, length: int, deadline: float) -> bytes:
+        """Read the body, never more than one piece beyond its declared length."""
+        if not length:
+            response.close()  # the words of an error, or nothing
+            return b""
+        parts: list[bytes] = []
+        received = 0
+        try:
+            for part in pieces(response):
+                parts.append(part)
+                received += len(part)
+                if received > length:
+                    break
+                if time.monotonic() > deadline:
+                    raise self._too_late()
+        finally:
+            self._budget.stats.add(bytes=received)
+        if received == length:
+            return parts[0] if len(parts) == 1 else b"".join(parts)
+        error = ResponseError(
+            f"{self.name}: a body of {length:,} bytes was declared and "
+            f"{'more' if received > length else f'only {received:,}'} came"
+        )
+        raise MayPassError(error)
+
+
+def _no_auth(request: Any) -> Any:
+    return request
+
+
+def _origin(url: str) -> tuple[str, str | None, int | None]:
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port

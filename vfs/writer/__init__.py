@@ -1,0 +1,4 @@
+"""SQLite databases, written page by page.
+
+It may import btree and below.
+"""
