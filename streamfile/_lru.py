@@ -35,6 +35,20 @@ class RecentVectors:
     def __contains__(self, name: object) -> bool:
         return name in self._slots
 
+    def take_one(self, name: Any) -> Array | None:
+        """Look one vector up, as `take`.
+
+        Returns
+        -------
+        ndarray or None
+            A copy, shape (1, dim); None where the vector is not here.
+        """
+        slot = self._slots.pop(name, None)
+        if slot is None:
+            return None
+        self._slots[name] = slot
+        return self._matrix[slot : slot + 1].copy()
+
     def take(self, names: Sequence[Any]) -> tuple[list[Any], Array]:
         """Look vectors up; those that are here count as just used.
 

@@ -72,18 +72,19 @@ class Identity:
         return f"{validator}, {self.size:,} bytes"
 
 
-def cache_name(url: str, cache_key: str | None) -> str:
-    """Name a file for the cache: scheme, host and path without the query, or the caller's key.
+def is_url(name: str) -> bool:
+    """Tell whether a name is the URL of something on a web server, and not a path."""
+    return name.lower().startswith(("http://", "https://"))
+
+
+def url_name(url: str) -> str:
+    """Name a file for the cache by its URL: scheme, host and path, without the query.
 
     Parameters
     ----------
     url
         The address as it was given.
-    cache_key
-        Replaces the address.
     """
-    if cache_key is not None:
-        return f"key\0{cache_key}"
     parts = urlsplit(url)
     port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
     return f"url\0{parts.scheme}\0{parts.hostname}\0{port}\0{parts.path}"

@@ -274,6 +274,9 @@ class LocalPages:
         return self._view[(first - 1) * size : last * size]
 
 
+FilePages = LocalPages | RemotePages
+
+
 def check_pages(pages: Pages, numbers: Sequence[int]) -> None:
     """Refuse page numbers that a file cannot have.
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from vfs.cache.disk import BLOCK
+from vfs.forks import renew_in_children
 
 try:
     import fcntl
@@ -20,7 +21,18 @@ except ImportError:  # pragma: no cover - Windows
 MOST_STATE = 4 * BLOCK - 16
 FLAGS = sum(getattr(os, name, 0) for name in ("O_CLOEXEC", "O_NOFOLLOW", "O_NONBLOCK"))
 
-_writing: set[int] = set()  # descriptors that hold the locks of this process's writers
+
+class _WriterLocks(set[int]):
+    """Descriptors that hold the locks of this process's writers."""
+
+    def renew(self) -> None:
+        """Leave the locks to the parent process, so that they end with it."""
+        while self:
+            os.close(self.pop())
+
+
+_writing = _WriterLocks()
+renew_in_children(_writing)
 
 
 class Space(Protocol):
@@ -176,16 +188,6 @@ def let_go(lock: int) -> None:
     """Close what `take_lock` opened."""
     _writing.discard(lock)
     os.close(lock)
-
-
-def _after_fork() -> None:
-    """Leave a writer's locks to the parent, so that they end with it."""
-    while _writing:
-        os.close(_writing.pop())
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
 
 
 def _allocate(file: int, start: int, end: int) -> None:
