@@ -24,6 +24,8 @@ class Identity:
         The Last-Modified header as it came, or None.
     """
 
+    __module__ = "vfs"
+
     size: int
     etag: str | None = None
     last_modified: str | None = None

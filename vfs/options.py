@@ -45,6 +45,8 @@ class Options:
         Budgets over the life of the open file.
     """
 
+    __module__ = "vfs"
+
     cache_dir: str | os.PathLike[str] | None = None
     cache_size: int | None = None
     memory_size: int = 32 * MIB

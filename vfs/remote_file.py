@@ -10,7 +10,7 @@ from vfs.cache.blocks import BlockCache
 from vfs.cache.disk import BLOCK
 from vfs.cache.kept_files import KeptFiles
 from vfs.errors import FileChangedError
-from vfs.forks import ForkLock
+from vfs.forks import ForkLock, native
 from vfs.identity import Identity, digest
 from vfs.options import Options
 from vfs.transport.base import Source
@@ -75,6 +75,8 @@ class RemoteFile:
     options
         How it is read.
     """
+
+    __module__ = "vfs"
 
     def __init__(self, source: Source, options: Options) -> None:
         self._source = source
@@ -190,7 +192,7 @@ class RemoteFile:
             See `vfs.errors`.
         """
         version = self._version
-        bodies, _ = self._source.fetch(ranges, version.identity)
+        bodies, _ = self._request(ranges, version.identity)
         self._answered(version)
         return bodies
 
@@ -261,7 +263,7 @@ class RemoteFile:
     def _fetch_head(self) -> _Version:
         """Open the file with its first bytes, whichever version the server has."""
         self._source.open_ahead()
-        (head,), identity = self._source.fetch([(0, HEAD)], None)
+        (head,), identity = self._request([(0, HEAD)], None)
         if not identity.durable:
             log.warning(
                 "%s: the server sends neither a strong ETag nor Last-Modified; a change of the "
@@ -292,7 +294,7 @@ class RemoteFile:
             version.answered = True
 
     def _check(self, version: _Version) -> None:
-        self._source.fetch([CHECK], version.identity)
+        self._request([CHECK], version.identity)
         self._answered(version)
 
     def _read(
@@ -333,12 +335,22 @@ class RemoteFile:
         # A budget that is nearly used up still serves what is needed, without what is convenient.
         plans = [self._plan(all_runs), self._plan(needed), needed]
         plan = next(filter(self.budget.allows, plans), needed)
-        bodies, _ = self._source.fetch(plan, version.identity)
+        bodies, _ = self._request(plan, version.identity)
         self._answered(version)
         blocks: dict[int, bytes] = {}
         for (start, _), body in zip(plan, bodies, strict=True):
             blocks |= self._keep(version, start, body, keep=keep)
         return blocks
+
+    def _request(
+        self, ranges: Sequence[Range], version: Identity | None
+    ) -> tuple[list[bytes], Identity]:
+        """Fetch ranges; no fork waits for that, though SQLite may be what reads them.
+
+        SQLite reads a file under locks of the connection alone, which a child never uses.
+        """
+        with native.outside():
+            return self._source.fetch(ranges, version)
 
     def _plan(self, runs: list[Range]) -> list[Range]:
         pace = self._source.pace

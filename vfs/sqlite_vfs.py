@@ -12,7 +12,6 @@ import apsw
 
 from vfs.btree.pages import RemotePages
 from vfs.errors import DatabaseError
-from vfs.forks import native
 from vfs.remote_file import RemoteFile, open_file
 
 NAME = "streamfile-http"
@@ -142,9 +141,7 @@ class _HttpFile:
             return data
         began = time.monotonic()
         try:
-            # SQLite holds locks of this connection alone while it reads.
-            with native.outside():
-                return self.file.read(start, end - start)[offset - start :][:amount]
+            return self.file.read(start, end - start)[offset - start :][:amount]
         except BaseException:
             # An integrity check goes on after an error: a hundred times, with all its retries.
             # That stops all statements, so not where just this one failed, as others do.

@@ -28,6 +28,8 @@ class Counters:
         Blocks answered from memory or disk.
     """
 
+    __module__ = "vfs"
+
     requests: int = 0
     bytes: int = 0
     waves: int = 0
@@ -37,6 +39,8 @@ class Counters:
 
 class Stats(Counters):
     """The counters of one open file since it was opened."""
+
+    __module__ = "vfs"
 
     def __init__(self) -> None:
         super().__init__()
@@ -77,6 +81,8 @@ class Budget:
     max_requests, max_bytes
         The limits, None for none.
     """
+
+    __module__ = "vfs"
 
     def __init__(
         self, stats: Stats, max_requests: int | None = None, max_bytes: int | None = None

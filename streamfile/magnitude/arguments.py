@@ -6,7 +6,6 @@ import functools
 import inspect
 import warnings
 from collections.abc import Callable
-from difflib import get_close_matches
 from typing import ParamSpec, TypeVar
 
 from streamfile.errors import ArgumentError
@@ -32,6 +31,8 @@ def checked_names(constructor: Callable[P, T]) -> Callable[P, T]:
     def checked(*arguments: P.args, **options: P.kwargs) -> T:
         for name in options:
             if name not in names:
+                from difflib import get_close_matches  # few need it, and importing is to be cheap
+
                 nearest = get_close_matches(name, names, 1)
                 hint = f"did you mean {nearest[0]!r}?" if nearest else f"it has {', '.join(names)}"
                 raise TypeError(f"{owner} has no argument {name!r}: {hint}")

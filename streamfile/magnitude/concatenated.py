@@ -44,6 +44,8 @@ class ConcatenatedMagnitude(VectorModel):
         Fewer than two, something else, or parts that do not agree.
     """
 
+    __module__ = "streamfile"
+
     _tuple_is_key: ClassVar[bool] = True
 
     def __init__(self, *parts: VectorModel) -> None:

@@ -56,6 +56,8 @@ ngram_oov, dtype
         An argument of an unknown name.
     """
 
+    __module__ = "streamfile"
+
     _has_keys: ClassVar[bool] = False
 
     @checked_names

@@ -103,6 +103,8 @@ class Magnitude(KeyedVectorsNames):
     after a fork, and pickled (path and options travel).
     """
 
+    __module__ = "streamfile"
+
     @overload
     def __init__(self, path: VectorModel, *others: VectorModel) -> None: ...
     @overload

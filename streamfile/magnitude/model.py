@@ -40,6 +40,8 @@ class VectorModel(Similarity):
         Whether it is read by ranges from where it is.
     """
 
+    __module__ = "streamfile"
+
     path = ""
     stream = False
     _has_keys: ClassVar[bool] = True  # and not just vectors for any

@@ -21,14 +21,16 @@ RANDOM_SHARE = 0.3
 Vector = npt.NDArray[np.float64]
 
 
-class _Generator(threading.local):
-    """A generator for each thread: making one takes far longer than seeding it."""
-
-    def __init__(self) -> None:
-        self.state = np.random.RandomState()
+_of_thread = threading.local()
 
 
-_generator = _Generator()
+def _generator(seed: int) -> np.random.RandomState:
+    """Seed this thread's generator: making one takes far longer than seeding it."""
+    generator: np.random.RandomState | None = getattr(_of_thread, "generator", None)
+    if generator is None:
+        generator = _of_thread.generator = np.random.RandomState()
+    generator.seed(seed)
+    return generator
 
 
 def random_vector(text: str, dim: int, namespace: str | None = None) -> Vector:
@@ -46,8 +48,7 @@ def random_vector(text: str, dim: int, namespace: str | None = None) -> Vector:
     if namespace is not None:
         text = namespace + NAMESPACE_END + text
     seed = xxhash.xxh32_intdigest(text.encode("utf-8", "surrogatepass"))
-    _generator.state.seed(seed)
-    return _generator.state.uniform(-1, 1, dim)
+    return _generator(seed).uniform(-1, 1, dim)
 
 
 def ngrams(text: str, shortest: int, longest: int) -> list[str]:

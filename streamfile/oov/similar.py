@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import SequenceMatcher
 from typing import Any
 
 import numpy as np
@@ -223,6 +222,8 @@ class _Search:
         """Whether the best key differs from the original in few characters."""
         if not found:
             return False
+        from difflib import SequenceMatcher  # few need it, and importing is to be cheap
+
         best, original = found[0][1].lower(), self._spelling.original.lower()
         longer = max(len(best), len(original))
         return longer - SequenceMatcher(None, best, original).ratio() * longer <= SMALL_TYPO

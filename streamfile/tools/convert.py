@@ -34,6 +34,8 @@ class Converted:
         Keys that were no UTF-8: what is wrong in them was replaced.
     """
 
+    __module__ = "streamfile"
+
     path: Path
     rows: int
     dim: int

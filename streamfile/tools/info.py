@@ -60,6 +60,8 @@ class Info:
         Bytes of each part, about.
     """
 
+    __module__ = "streamfile"
+
     name: str
     size: int
     page_size: int

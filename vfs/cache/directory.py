@@ -9,8 +9,6 @@ import shutil
 import tempfile
 from pathlib import Path
 
-import platformdirs
-
 from vfs.cache import disk
 from vfs.cache.disk import DiskStore
 from vfs.cache.kept_files import FOLDER, KeptFiles
@@ -118,6 +116,8 @@ def _named(options: Options) -> Path | None:
 
 def _unnamed() -> tuple[Path, Path]:
     """Give the directories to try where none was named, the usual one first."""
+    import platformdirs  # few need it, and importing is to be cheap
+
     usual = Path(platformdirs.user_cache_dir("streamfile", appauthor=False))
     return usual, Path(tempfile.gettempdir()) / f"streamfile-{os.getuid()}"
 

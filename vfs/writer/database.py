@@ -45,6 +45,8 @@ class DatabaseWriter:
         The file cannot be written; all methods raise this, for want of space too.
     """
 
+    __module__ = "vfs"
+
     def __init__(
         self,
         path: str | os.PathLike[str],
