@@ -1,7 +1,7 @@
-"""No process is forked while something is computed.
+"""Gate that delays forks of the process while torch computes.
 
-torch's libraries have locks of their own. A child process born while a thread holds one would find
-it taken for ever.
+torch's libraries have locks of their own. If a process is forked while a thread holds such a lock,
+the lock is never released in the child.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import threading
 
 
 class Gate:
-    """Lets computations in, any number side by side, unless a fork is under way.
+    """Context manager for computations, of which any number run in parallel, but not during a fork.
 
-    A context manager. A fork waits for what is computed: at most a batch of each thread.
+    A fork waits until the running computations end, at most one batch of each thread.
     """
 
     def __init__(self) -> None:
@@ -32,20 +32,23 @@ class Gate:
             self._condition.notify_all()
 
     def close(self) -> None:
-        """Let nobody in, and wait until all are out but this thread (a signal's handler)."""
+        """Block new computations, and wait for those of other threads.
+
+        This thread itself may be inside a computation, if a signal handler forks.
+        """
         with self._condition:
             self._condition.wait_for(lambda: not self._closed)
             self._closed = True
             self._condition.wait_for(lambda: set(self._inside) <= {threading.get_ident()})
 
     def open(self) -> None:
-        """Let computations in again."""
+        """Allow computations again, after a fork in the parent."""
         with self._condition:
             self._closed = False
             self._condition.notify_all()
 
     def renew(self) -> None:
-        """Forget threads that a child process does not have."""
+        """Allow computations in a forked child, with a new lock."""
         self._condition = threading.Condition()
         self._closed = False
 
