@@ -11,7 +11,7 @@ from typing import Any
 from streamfile.errors import FormatError, PathError
 
 MOST_JSON = 1 << 20  # bytes
-MOST_SIZE = 1 << 16  # limit of dimensions and of numbers of filters
+MOST_SIZE = 1 << 16  # limit of dimensions, of characters and of numbers of filters
 MOST_LISTED = 64  # limit of the numbers of layers and of kinds of filters
 LEAST_CHARACTERS = 4  # begin, one byte, end, padding
 ALPHABET = 261  # 256 bytes, 4 boundaries, padding

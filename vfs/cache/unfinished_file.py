@@ -147,7 +147,7 @@ class Part:
         return kept
 
     def abandon(self, *, resumable: bool) -> None:
-        """Give up writing, and delete the file unless another process may go on with it.
+        """Abandon writing, and delete the file unless another process may go on with it.
 
         Parameters
         ----------
