@@ -26,7 +26,7 @@ __all__ = [
 
 
 class StreamfileError(Exception):
-    """Base of every error raised by this package."""
+    """Base class of all errors of this package."""
 
 
 class FormatError(StreamfileError):
@@ -46,4 +46,4 @@ class NoIndexError(StreamfileError, RuntimeError):
 
 
 class ArgumentError(StreamfileError, ValueError):
-    """An argument has a value that it cannot have."""
+    """An argument has an impossible value."""

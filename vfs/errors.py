@@ -3,7 +3,7 @@
 ::
 
     VFSError
-    ├── OptionError              an option that does not exist, or a value that it cannot have
+    ├── OptionError              an option that does not exist, or an impossible value
     ├── CacheDirectoryError      the named cache directory cannot be used
     ├── CacheSpaceError          a file does not fit the cache directory, or its disk
     ├── TransportError           the server or the network gave no usable response
@@ -43,11 +43,11 @@ __all__ = [
 
 
 class VFSError(Exception):
-    """Base of every error raised by this package."""
+    """Base class of all errors of this package."""
 
 
 class OptionError(VFSError, ValueError):
-    """An option that does not exist, or a value that it cannot have."""
+    """An option does not exist, or has an impossible value."""
 
 
 class CacheDirectoryError(VFSError, OSError):

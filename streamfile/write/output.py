@@ -81,7 +81,7 @@ def _locked(path: Path, target: Path) -> Iterator[None]:
 
 
 def _is_at(file: int, path: Path) -> bool:
-    """Tell whether a path still names an open file, which its last owner may have renamed."""
+    """Tell whether a path names the open file, which its last owner may have renamed."""
     try:
         return os.path.samestat(os.fstat(file), path.stat())
     except FileNotFoundError:

@@ -13,8 +13,8 @@ from vfs.btree.pages import LocalPages, RemotePages
 from vfs.btree.record import Bytes, Page
 from vfs.workers import Workers
 
-PIECE = 512 << 10  # bytes asked for at once
-STREAMS = 16  # requests under way at once
+PIECE = 512 << 10  # most bytes of one request, unless a page is larger
+STREAMS = 16  # parallel requests
 WINDOW = (STREAMS + 4) * PIECE  # most bytes of pages requested and not yet passed by the reader
 
 FilePages = LocalPages | RemotePages

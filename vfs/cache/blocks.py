@@ -143,7 +143,7 @@ class BlockCache:
         self._write(blocks, keep=True)
 
     def after_fork(self) -> None:
-        """Replace the lock and the file handles, which are the parent process's."""
+        """Replace the lock and the file handles, which belong to the parent process."""
         if self._lock.locked():  # by a thread of the parent: the memory cache may be inconsistent
             self._memory = LRUCache(self._memory.maxsize, getsizeof=len)
         self._lock = threading.Lock()

@@ -191,7 +191,8 @@ class KeptFiles:
                     if (kept := self.get(name)) is None:
                         part = Part(self, path, lock)
                         return part
-                    unfinished.unlink()  # it was finished between the first look and the lock
+                    # The file was finished between the first `get` and the lock.
+                    unfinished.unlink()
                     return kept
             finally:
                 if part is None:
@@ -272,12 +273,12 @@ def _take_alone(lock: int) -> bool:
 
 
 def _charge(size: int) -> int:
-    """Round a length up to the blocks that it takes on disk."""
+    """Round a length in bytes up to a multiple of the block size."""
     return -(-size // BLOCK) * BLOCK
 
 
 def _is_at(path: Path, file: int) -> bool:
-    """Tell whether a path still names an open file."""
+    """Tell whether a path names the open file of a descriptor."""
     try:
         return os.path.samestat(path.lstat(), os.fstat(file))
     except FileNotFoundError:

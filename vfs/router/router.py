@@ -76,7 +76,7 @@ def pack(trees: Sequence[Table | Index]) -> bytes:
     Parameters
     ----------
     trees
-        Trees, in the order that `unpack` will get them in.
+        Trees, in the order in which `unpack` gets them.
     """
     fields: list[bytes] = []
     for tree in trees:
