@@ -13,7 +13,7 @@ from vfs.btree.pages import LocalPages, RemotePages
 from vfs.btree.record import Bytes, Page
 from vfs.workers import Workers
 
-PIECE = 512 << 10  # most bytes of one request, unless a page is larger
+PIECE = 512 << 10  # most bytes of one request
 STREAMS = 16  # parallel requests
 WINDOW = (STREAMS + 4) * PIECE  # most bytes of pages requested and not yet passed by the reader
 

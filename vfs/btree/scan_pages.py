@@ -10,7 +10,7 @@ from vfs.btree.pages import RemotePages, check_pages
 from vfs.btree.record import Bytes, Ints, Page, concatenate
 from vfs.errors import FileChangedError
 
-PIECE = 1 << 20  # most bytes of one request, unless a page is larger
+PIECE = 1 << 20  # most bytes of one request
 
 Span = tuple[int, int]
 
