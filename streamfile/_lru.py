@@ -35,6 +35,20 @@ class RecentVectors:
     def __contains__(self, name: object) -> bool:
         return name in self._slots
 
+    def take_one(self, name: Any) -> Array | None:
+        """Look up one vector, and mark it as used now.
+
+        Returns
+        -------
+        ndarray or None
+            A copy of the vector, shape (1, dim); None if it is not in the cache.
+        """
+        slot = self._slots.pop(name, None)
+        if slot is None:
+            return None
+        self._slots[name] = slot
+        return self._matrix[slot : slot + 1].copy()
+
     def take(self, names: Sequence[Any]) -> tuple[list[Any], Array]:
         """Look up vectors, and mark the found ones as used now.
 

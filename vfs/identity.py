@@ -72,18 +72,19 @@ class Identity:
         return f"{validator}, {self.size:,} bytes"
 
 
-def cache_name(url: str, cache_key: str | None) -> str:
-    """Make the name of a file in the cache: scheme, host, port and path, or the caller's key.
+def is_url(name: str) -> bool:
+    """Tell whether a name is an http or https URL, not a path."""
+    return name.lower().startswith(("http://", "https://"))
+
+
+def url_name(url: str) -> str:
+    """Make the name of a file in the cache from its URL: scheme, host, port and path.
 
     Parameters
     ----------
     url
         URL of the file; its query is not used.
-    cache_key
-        Name to use instead of the URL, or None.
     """
-    if cache_key is not None:
-        return f"key\0{cache_key}"
     parts = urlsplit(url)
     port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
     return f"url\0{parts.scheme}\0{parts.hostname}\0{port}\0{parts.path}"

@@ -12,7 +12,8 @@ import apsw
 
 from vfs.btree.pages import RemotePages
 from vfs.errors import DatabaseError
-from vfs.remote_file import RemoteFile
+from vfs.forks import native
+from vfs.remote_file import RemoteFile, open_file
 
 NAME = "streamfile-http"
 HEADS = 8
@@ -44,7 +45,7 @@ def connect(url: str, **options: Any) -> apsw.Connection:
     TransportError
         See `vfs.errors`. Errors of the network during a statement are raised by the statement.
     """
-    file = RemoteFile(url, **options)
+    file = open_file(url, **options)
     try:
         return _connect(_HttpFile(file, owned=True))
     except BaseException:
@@ -141,7 +142,9 @@ class _HttpFile:
             return data
         began = time.monotonic()
         try:
-            return self.file.read(start, end - start)[offset - start :][:amount]
+            # SQLite holds locks of this connection alone while it reads.
+            with native.outside():
+                return self.file.read(start, end - start)[offset - start :][:amount]
         except BaseException:
             # An integrity check goes on after an error: a hundred times, with all its retries.
             # That stops all statements, so not where just this one failed, as others do.

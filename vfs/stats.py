@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 
 from vfs.errors import BudgetError
+from vfs.forks import ForkLock
 
 
 @dataclass
@@ -40,11 +40,7 @@ class Stats(Counters):
 
     def __init__(self) -> None:
         super().__init__()
-        self.lock = threading.Lock()
-
-    def after_fork(self) -> None:
-        """Replace the lock, which a thread of the parent process may have held."""
-        self.lock = threading.Lock()
+        self.lock = ForkLock()
 
     def add(self, **counts: int) -> None:
         """Add numbers to the counters of these names."""
@@ -79,10 +75,12 @@ class Budget:
     stats
         The counters that are compared with the limits.
     max_requests, max_bytes
-        Greatest permitted numbers of requests and of body bytes, or None for no limit.
+        Greatest permitted numbers of requests and of body bytes, None for no limit.
     """
 
-    def __init__(self, stats: Stats, max_requests: int | None, max_bytes: int | None) -> None:
+    def __init__(
+        self, stats: Stats, max_requests: int | None = None, max_bytes: int | None = None
+    ) -> None:
         self.stats = stats
         self.max_requests = max_requests
         self.max_bytes = max_bytes

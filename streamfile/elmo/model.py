@@ -16,12 +16,12 @@ from streamfile._lru import RecentVectors
 from streamfile.elmo.batches import BOUNDARIES, Packing, pack
 from streamfile.elmo.character_layer import CharacterNetwork
 from streamfile.elmo.characters import SENTENCE_BEGIN, SENTENCE_END, spelling
-from streamfile.elmo.fork_gate import computing
 from streamfile.elmo.lstm import Network, State
 from streamfile.elmo.options import Options
 from streamfile.elmo.threads import DIRECTIONS, Threads
 from streamfile.elmo.weights import open_weights
 from streamfile.errors import ArgumentError
+from vfs.forks import native
 
 KNOWN = 64 << 20  # bytes of the cache of layer 0
 ENTRY = 256  # bytes that a cached vector takes beside its numbers
@@ -108,7 +108,7 @@ class TorchModel:
         vectors, states
             Vectors of each sentence, see `encode`, and the states after this batch.
         """
-        with computing:
+        with native:
             return self._encode(sentences, states or [None] * DIRECTIONS)
 
     def _encode(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import torch
+
+from vfs.forks import renew_in_children
 
 DIRECTIONS = 2
 T = TypeVar("T")
@@ -32,10 +33,14 @@ class Threads:
         threads = torch.get_num_threads()
         self._sequential = device.type != "cpu"
         self.count = 1 if self._sequential else min(DIRECTIONS, threads)
-        # Pools by process id: of this process, and of its children.
-        self._pools = {os.getpid(): self._pool(threads // self.count)}
+        self._pool = self._new_pool(threads // self.count)
+        renew_in_children(self)
 
-    def _pool(self, threads: int) -> ThreadPoolExecutor:
+    def renew(self) -> None:
+        """Replace the threads in a forked child; in each of them torch uses one thread."""
+        self._pool = self._new_pool(1)
+
+    def _new_pool(self, threads: int) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(self.count, "streamfile-elmo", _limit, (threads,))
 
     def run(self, tasks: Sequence[Callable[[], T]]) -> list[T]:
@@ -48,9 +53,8 @@ class Threads:
         """
         if self._sequential:
             return [_infer(task) for task in tasks]
-        pid = os.getpid()
-        pool = self._pools.get(pid) or self._pools.setdefault(pid, self._pool(1))
-        return [future.result() for future in [pool.submit(_infer, task) for task in tasks]]
+        futures = [self._pool.submit(_infer, task) for task in tasks]
+        return [future.result() for future in futures]
 
 
 def _infer(task: Callable[[], T]) -> T:

@@ -17,6 +17,7 @@ from streamfile.format.rows import VectorRows
 from streamfile.readers.base import Reader
 from streamfile.readers.contents import Contents
 from streamfile.search.compiled_decoder import KERNEL, CompiledDecoder
+from vfs.btree.scan_pages import pages_for_scan
 from vfs.btree.tree import VisitedMany
 from vfs.btree.walk import run
 
@@ -96,7 +97,7 @@ class Decoder:
         vfs.VFSError
             See `vfs.errors`.
         """
-        pages = self._reader.scan_pages(self._gap)
+        pages = pages_for_scan(self._contents.pages, self._gap)
         data, starts = pages.block(batch)
         if not hasattr(self._threads, "scratch"):
             self._threads.scratch = Scratch()

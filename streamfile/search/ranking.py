@@ -62,7 +62,7 @@ def rank(
     """
     if topn == 0 or not count:
         return []
-    targets = units[:, : matrix.reader.format.dim]
+    targets = units[:, : matrix.reader.current().format.dim]
     cosines = matrix.cosines(targets, count)
     slack = 1e-6 + 1e-7 * targets.shape[1] ** 0.5
     # With `shifted` the bounds need no copy of the scores, which would take a tenth of the time.

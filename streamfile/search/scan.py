@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from functools import partial
+from typing import TypeVar
 
 from streamfile._arrays import Ints
+from streamfile._progress import SHOW_AFTER, Progress
 from streamfile.readers.base import Reader
 from streamfile.readers.contents import Contents
 from streamfile.search.page_decoder import Block, Decoder, missing
 from vfs.btree.pages import RemotePages
-from vfs.btree.scan_pages import ScanPages
+from vfs.btree.scan_pages import ScanPages, pages_for_scan
 from vfs.workers import Workers
 
 T = TypeVar("T")
@@ -28,7 +28,6 @@ STREAMS = 4  # batches that are read from a server in parallel
 LEAST_COMPILED = 32 << 20  # bytes of the smallest scan that uses a compiled decoder
 GAP = 16 << 10  # bytes
 USUAL_VALUE = 5  # bytes of a stored value and its serial type, an upper estimate
-SHOW_AFTER = 1.0  # seconds
 
 
 def scan(
@@ -87,15 +86,15 @@ def scan(
         return block.first, block.first + len(block.vectors), transform(block)
 
     results = _in_order(work, plan.batches, STREAMS if requests else THREADS)
-    bar = _Bar(f"{requests:,} requests" if requests else "scan", sum(costs))
+    title = f"{requests:,} requests" if requests else "scan"
     expected = 0
-    with contextlib.closing(bar):
+    with Progress(title, sum(costs), delay=SHOW_AFTER) as bar:
         for cost, (first, end, result) in zip(costs, results, strict=True):
             if first != expected:
                 raise missing(reader.name, expected + 1)
             expected = end
             yield result
-            bar.advance(cost)
+            bar.update(cost)
     if expected < count:
         raise missing(reader.name, expected + 1)
 
@@ -131,9 +130,10 @@ def plan_scan(reader: Reader, count: int) -> Plan:
         The whole scan would exceed a budget. Only interior pages were requested, no rows.
     """
     # The least possible cost, before interior pages are requested.
-    reader.budget.check(reader.name, [(0, count * (reader.assumed.dim + 1))])
-    contents = reader.contents
-    leaves = reader.leaves(count)
+    least = count * (reader.contents.format.dim + 1)
+    reader.budget.check(reader.name, [(0, least)])
+    contents = reader.current()
+    leaves = reader.run(lambda contents: contents.table.leaves(count))
     size = contents.pages.layout.page_size
     row = USUAL_VALUE * contents.format.dim
     overflow = max(0, -(-count // len(leaves)) * row - size)
@@ -141,39 +141,10 @@ def plan_scan(reader: Reader, count: int) -> Plan:
     step = max(1, batch // (size + overflow))
     batches = [leaves[at : at + step] for at in range(0, len(leaves), step)]
     gap = GAP + overflow
-    pages = reader.scan_pages(gap)
+    pages = pages_for_scan(contents.pages, gap)
     ranges = [pages.ranges(b.tolist()) if isinstance(pages, ScanPages) else [] for b in batches]
     reader.budget.check(reader.name, [one for some in ranges for one in some])
     return Plan(contents, batches, ranges, gap)
-
-
-class _Bar:
-    """A progress bar that is created only after `SHOW_AFTER` seconds."""
-
-    def __init__(self, title: str, total: int) -> None:
-        self._title, self._total, self._done = title, total, 0
-        self._due = time.monotonic() + SHOW_AFTER
-        self._bar: Any = None
-
-    def advance(self, cost: int) -> None:
-        self._done += cost
-        if self._bar is not None:
-            self._bar.update(cost)
-        elif time.monotonic() > self._due:
-            from tqdm import tqdm
-
-            self._bar = tqdm(
-                desc=self._title,
-                total=self._total,
-                initial=self._done,
-                unit="B",
-                unit_scale=True,
-                disable=None,
-            )
-
-    def close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
 
 
 def _in_order(function: Callable[[T], R], items: Sequence[T], threads: int) -> Iterator[R]:
@@ -182,31 +153,15 @@ def _in_order(function: Callable[[T], R], items: Sequence[T], threads: int) -> I
     After an error or an interrupt of the caller, no further item is begun.
     """
     workers = Workers(threads)
-    stopped = False
-
-    def begin(item: T) -> Future[R]:
-        future: Future[R] = Future()
-
-        def task() -> None:
-            if stopped:
-                return
-            try:
-                future.set_result(function(item))
-            except BaseException as failure:  # noqa: BLE001 - raised again in the caller
-                future.set_exception(failure)
-
-        workers.start(task)
-        return future
-
     pending: deque[Future[R]] = deque()
-    waiting = iter(items)
     try:
-        for item in waiting:
-            pending.append(begin(item))
+        for item in items:
+            pending.append(workers.submit(partial(function, item)))
             if len(pending) > threads:
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
     finally:
-        stopped = True
+        for future in pending:
+            future.cancel()
         workers.close()

@@ -10,17 +10,16 @@ from pathlib import Path
 import numpy as np
 
 from streamfile.errors import FormatError, PathError
+from streamfile.format.tables import ELMO_OPTIONS, ELMO_WEIGHTS
 from streamfile.inputs.base import shown
 from streamfile.inputs.open import Batch
+from streamfile.readers.local import LocalReader
 from streamfile.write.database import Builder
 from streamfile.write.lz4_rows import frame_rows
 from streamfile.write.magnitude_file import Conversion, write_vectors
 
 WORDS = 1024  # words of a batch
-META = {
-    "magnitude_meta_1": "CREATE TABLE magnitude_meta_1 (meta_file BLOB)",
-    "magnitude_meta_2": "CREATE TABLE magnitude_meta_2 (meta_file BLOB)",
-}
+META = {name: f"CREATE TABLE {name} (meta_file BLOB)" for name in (ELMO_WEIGHTS, ELMO_OPTIONS)}
 
 
 def write_elmo(
@@ -87,14 +86,13 @@ def read_keys(vocab: Path) -> Iterator[str]:
     FormatError
         A line of the text is not UTF-8.
     """
-    from streamfile import Magnitude
-
     if not vocab.is_file():
         raise PathError(f"{vocab}: no such file: expected keys to give vectors to")
     if vocab.suffix.lower() == ".magnitude":
-        with closing(Magnitude(vocab)) as known:
-            for at in range(0, len(known), WORDS):
-                yield from (key for key, _ in known[at : at + WORDS])
+        with closing(LocalReader(str(vocab))) as known:
+            size = known.contents.format.size
+            for at in range(0, size, WORDS):
+                yield from known.rows(np.arange(at, min(at + WORDS, size)) + 1).keys()
         return
     with vocab.open("rb") as lines:
         for number, line in enumerate(lines, 1):

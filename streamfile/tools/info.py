@@ -7,15 +7,20 @@ from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
-from streamfile.errors import PathError
 from streamfile.format.schema import read_schema
-from streamfile.format.tables import BLOBS
-from streamfile.readers.base import Reader
-from streamfile.readers.local import LocalReader
-from streamfile.readers.remote import RemoteReader
+from streamfile.format.tables import (
+    APPROXIMATE,
+    BLOBS,
+    ELMO_OPTIONS,
+    ELMO_WEIGHTS,
+    KEY_LENGTHS,
+    SUBWORDS,
+    VECTORS,
+)
+from streamfile.readers.contents import Contents
+from streamfile.readers.open import open_reader
 from vfs.btree.blobs import BlobTable
 from vfs.btree.index import Index
 from vfs.btree.pages import Pages
@@ -24,13 +29,12 @@ from vfs.btree.walk import run
 from vfs.btree.whole_trees import is_index
 
 PARTS = {
-    "magnitude": "vectors",
-    "magnitude_approx": "approximate index",
-    "magnitude_meta_1": "ELMo weights",
-    "magnitude_meta_2": "ELMo options",
-    "magnitude_key_lengths": "key lengths",
+    VECTORS: "vectors",
+    APPROXIMATE: "approximate index",
+    ELMO_WEIGHTS: "ELMo weights",
+    ELMO_OPTIONS: "ELMo options",
+    KEY_LENGTHS: "key lengths",
 }
-FULLTEXT = "magnitude_subword"
 OTHER = "schema, facts, router"
 
 
@@ -97,13 +101,9 @@ def info(source: str | os.PathLike[str], **options: Any) -> Info:
     PathError
         The file does not exist.
     """
-    name = os.fspath(source)
-    remote = name.lower().startswith(("http://", "https://"))
-    if not remote and not Path(name).is_file():
-        raise PathError(f"{name}: no such file; expected a .magnitude file or the URL of one")
-    reader = RemoteReader(name, **options) if remote else LocalReader(name)
-    with closing(reader):
-        told, layout = reader.format, reader.contents.pages.layout
+    with closing(open_reader(source, **options)) as reader:
+        contents = reader.current()
+        told, layout = contents.format, contents.pages.layout
         return Info(
             name=reader.name,
             size=layout.page_count * layout.page_size,
@@ -114,13 +114,12 @@ def info(source: str | os.PathLike[str], **options: Any) -> Info:
             flavour="heavy" if told.approx else "medium" if told.segments_root else "light",
             elmo=told.elmo,
             streaming=told.router_root > 0,
-            parts=_parts(reader),
+            parts=_parts(contents),
         )
 
 
-def _parts(reader: Reader) -> dict[str, int]:
+def _parts(contents: Contents) -> dict[str, int]:
     """Estimate the bytes of each part, from root pages and the pages that they point to."""
-    contents = reader.contents
     pages, told = contents.pages, contents.format
     schema = [row for row in read_schema(pages) if row[3]]
     pages.read({row[3] for row in schema}, opening=True)  # in one wave
@@ -131,7 +130,7 @@ def _parts(reader: Reader) -> dict[str, int]:
     begins: list[tuple[int, int, str]] = []
     for kind, name, _, root, _ in schema:
         part = PARTS.get(name, OTHER)
-        if FULLTEXT in name:
+        if SUBWORDS in name:
             part = "n-grams"
         elif kind == "index":
             part = "index on keys" if root == told.index_root else "other indexes"

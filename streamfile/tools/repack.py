@@ -13,12 +13,21 @@ from typing import Any
 
 import numpy as np
 
-from streamfile._progress import progress
+from streamfile._progress import Progress
 from streamfile.errors import FormatError, PathError
 from streamfile.format.key_lengths import LONGEST
 from streamfile.format.rows import VectorRows
 from streamfile.format.schema import SchemaRow, read_schema
-from streamfile.format.tables import BLOBS, KEY_LENGTHS, ROUTER, Format, read_format
+from streamfile.format.tables import (
+    BLOBS,
+    BLOCKS,
+    FACTS,
+    KEY_LENGTHS,
+    ROUTER,
+    SEGMENTS,
+    Format,
+    read_format,
+)
 from streamfile.fts3.doclists import merged
 from streamfile.fts3.segment_reader import read_segments
 from streamfile.fts3.segment_writer import Segment, largest_block
@@ -26,7 +35,7 @@ from streamfile.write.check import check
 from streamfile.write.database import Builder
 from streamfile.write.output import unfinished
 from streamfile.write.streaming_front import SCHEMA, reserve_for, write_front
-from streamfile.write.subwords import SEGDIR, SEGDIR_INDEX, SEGMENTS, write_segment
+from streamfile.write.subwords import SEGMENTS_INDEX, write_segment
 from vfs.btree.blobs import Blob, BlobTable, read_blobs
 from vfs.btree.pages import LocalPages
 from vfs.btree.record import decode_record
@@ -34,9 +43,8 @@ from vfs.btree.table import Rows, Table
 from vfs.btree.walk import run
 from vfs.btree.whole_trees import is_index, read_entries, read_rows
 
-FRONT = "magnitude_format"
 MADE = (ROUTER, KEY_LENGTHS)  # tables that are made anew, not copied
-FULLTEXT = (SEGDIR, SEGDIR_INDEX, SEGMENTS)
+FULLTEXT = (SEGMENTS, SEGMENTS_INDEX, BLOCKS)
 SAMPLES = 10
 
 
@@ -81,7 +89,7 @@ def repack(
     pages = LocalPages(source)
     told = read_format(pages)
     with unfinished(target, force=force) as path:
-        with progress(source.name, told.size, unit=" rows", log=log) as bar:
+        with Progress(source.name, told.size, unit=" rows", log=log) as bar:
             samples = _write(pages, told, path, bar)
         check(path, told.size, samples)
         if verify:
@@ -138,10 +146,10 @@ def _write(pages: LocalPages, told: Format, path: Path, bar: Any) -> dict[int, b
     size = SCHEMA + sum(len(sql or "") for *_, sql in schema)
     page_size = pages.layout.page_size
     with closing(Builder(path, page_size=page_size, schema=size, reserve=reserve)) as builder:
-        front = [row for row in schema if row[1] == FRONT]
+        front = [row for row in schema if row[1] == FACTS]
         rows = sorted(schema, key=lambda row: (_place(row, told), row[0] == "index"))
         for kind, name, table, root, sql in rows:
-            if name in (*MADE, *FULLTEXT, FRONT):
+            if name in (*MADE, *FULLTEXT, FACTS):
                 continue
             if not root:
                 builder.note(kind, name, table, root, sql)

@@ -8,10 +8,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, cast
 
-from streamfile.errors import PathError
-from streamfile.readers.base import Reader
 from streamfile.readers.contents import Contents
-from streamfile.readers.local import LocalReader
+from streamfile.readers.open import open_reader
 from streamfile.readers.remote import RemoteReader
 from streamfile.readers.sidecar import HEAD, Route, digest
 from streamfile.write.output import unfinished
@@ -50,32 +48,27 @@ def route(
     OSError
         The output cannot be written.
     """
-    name = os.fspath(source)
-    remote = name.lower().startswith(("http://", "https://"))
-    if not remote and not Path(name).is_file():
-        raise PathError(f"{name}: no such file; expected a .magnitude file or the URL of one")
-    with unfinished(Path(output), force=force) as path:
-        reader = RemoteReader(name) if remote else LocalReader(name)
-        with closing(reader):
-            if isinstance(reader, RemoteReader):
-                identity, head = reader.file.identity, reader.file.read(0, HEAD)
-                made = _of(reader, identity.size, identity.etag, head)
-            else:
-                with Path(name).open("rb") as file:
-                    made = _of(reader, os.fstat(file.fileno()).st_size, None, file.read(HEAD))
+    with closing(open_reader(source)) as reader, unfinished(Path(output), force=force) as path:
+        current = reader.current()
+        if isinstance(reader, RemoteReader):
+            identity, head = reader.file.identity, reader.file.read(0, HEAD)
+            made = _of(current, identity.size, identity.etag, head)
+        else:
+            with Path(reader.name).open("rb") as file:
+                made = _of(current, os.fstat(file.fileno()).st_size, None, file.read(HEAD))
         return path.write_bytes(made.pack())
 
 
-def _of(reader: Reader, size: int, etag: str | None, head: bytes) -> Route:
-    pages = _Recorder(reader.contents.pages)
-    contents = Contents.of(cast("Any", pages), reader.contents.version)
+def _of(current: Contents, size: int, etag: str | None, head: bytes) -> Route:
+    pages = _Recorder(current.pages)
+    contents = Contents.of(cast("Any", pages), current.version)
     nodes: dict[int, bytes] = {}
     if contents.fulltext is not None:
         run(pages, contents.fulltext.load())
     for tree in contents.trees:
-        survey(reader.contents.pages, tree)
+        survey(current.pages, tree)
     if contents.fulltext is not None:
-        nodes = run(reader.contents.pages, contents.fulltext.interior_blocks())
+        nodes = run(current.pages, contents.fulltext.interior_blocks())
     return Route(size, etag, digest(head), pages.seen, pack(contents.trees), nodes)
 
 

@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from streamfile.format.rows import VectorRows
+from streamfile.format.tables import APPROXIMATE, VECTORS
 from streamfile.write.database import Builder
 from streamfile.write.lz4_rows import frame_rows
 from vfs.btree.pages import LocalPages
 from vfs.btree.table import Table
 from vfs.btree.whole_trees import read_rows
 
-NAME = "magnitude_approx"
-SQL = f"CREATE TABLE {NAME} (trees INTEGER, index_file BLOB)"
+SQL = f"CREATE TABLE {APPROXIMATE} (trees INTEGER, index_file BLOB)"
 CHILD = (
     "import os, sys; sys.path[:] = sys.argv.pop(1).split(os.pathsep); "
     "from streamfile.write.annoy_index import build_index; build_index()"
@@ -50,9 +50,9 @@ def write_approximate(builder: Builder, dim: int, precision: int, trees: int) ->
     # Annoy grows its own file on disk, beside the file that is being written.
     with tempfile.TemporaryDirectory(prefix=".annoy", dir=Path(builder.path).parent) as folder:
         file = Path(folder) / "index"
-        numbers = (builder.root("magnitude"), dim, precision, trees)
+        numbers = (builder.root(VECTORS), dim, precision, trees)
         _build_in_child([builder.path, file, *map(str, numbers)])
-        builder.records(NAME, SQL, enumerate(frame_rows(file, trees), 1))
+        builder.records(APPROXIMATE, SQL, enumerate(frame_rows(file, trees), 1))
 
 
 def build_index() -> None:

@@ -10,8 +10,9 @@ from typing import Protocol
 
 import numpy as np
 
-from streamfile._progress import progress
+from streamfile._progress import Progress
 from streamfile.errors import ArgumentError
+from streamfile.format.tables import FACTS, VECTORS
 from streamfile.inputs.open import Batch
 from streamfile.write.annoy_index import write_approximate
 from streamfile.write.check import check
@@ -33,7 +34,7 @@ SAMPLES = 10
 KEY_INDEX = "magnitude_key_idx"
 FORMAT_SQL = "CREATE TABLE magnitude_format (key TEXT COLLATE NOCASE, value INTEGER)"
 KEY_INDEX_SQL = f"CREATE INDEX {KEY_INDEX} ON magnitude (key)"
-ORDER = ("magnitude", "magnitude_format")
+ORDER = (VECTORS, FACTS)
 
 
 class VectorSource(Protocol):
@@ -123,9 +124,9 @@ def write_vectors(
     ):
         quantizer = Quantizer(source.dim, how.precision, expected=expected)
         rows = _Rows(source, how, quantizer, keys)
-        builder.table("magnitude", sql, rows.encoded(first, batches))
+        builder.table(VECTORS, sql, rows.encoded(first, batches))
         entries = index_records(keys.sorted())
-        builder.index(KEY_INDEX, "magnitude", KEY_INDEX_SQL, entries)
+        builder.index(KEY_INDEX, VECTORS, KEY_INDEX_SQL, entries)
         entropy = quantizer.order()
         _write_dimension_index(builder, source.dim, entropy[0])
         if how.subword:
@@ -149,7 +150,7 @@ def write_vectors(
         } | dict(facts)
         records: list[Record] = [*told.items(), *(("entropy", at) for at in entropy)]
         records.append(("max_duplicate_keys", keys.most_equal))
-        builder.records("magnitude_format", FORMAT_SQL, enumerate(records, 1), front=True)
+        builder.records(FACTS, FORMAT_SQL, enumerate(records, 1), front=True)
         write_front(builder, bytes(keys.lengths), KEY_INDEX)
         builder.finish(ORDER)
         check(path, len(keys), rows.samples)
@@ -169,14 +170,15 @@ class _Rows:
     def encoded(self, first: Batch | None, batches: Iterator[Batch]) -> Iterator[Rows]:
         """Yield encoded batches, and keep their keys and some records."""
         source = self._source
-        with progress(source.name, source.size, unit=source.unit, log=self._how.log) as bar:
-            batch = first
+        with Progress(source.name, source.size, unit=source.unit, log=self._how.log) as bar:
+            batch, position = first, 0
             while batch is not None:
                 rows = self._quantizer.encode(batch.keys, batch.vectors, len(self._keys) + 1)
                 self._keys.add(batch.keys)
                 self._sample(rows)
                 yield rows
-                bar.update(batch.position - bar.n)
+                bar.update(batch.position - position)
+                position = batch.position
                 batch = next(batches, None)
 
     def _sample(self, rows: Rows) -> None:
@@ -189,8 +191,8 @@ class _Rows:
 
 def _write_dimension_index(builder: Builder, dim: int, dimension: int) -> None:
     pages = builder.pages()
-    values, rowids = column(pages, Table(pages, builder.root("magnitude")), dim, dimension)
+    values, rowids = column(pages, Table(pages, builder.root(VECTORS)), dim, dimension)
     order = np.argsort(values, kind="stable")
     name = f"magnitude_dim_{dimension}_idx"
     sql = f"CREATE INDEX {name} ON magnitude (dim_{dimension})"
-    builder.index(name, "magnitude", sql, pair_records(values[order], rowids[order]))
+    builder.index(name, VECTORS, sql, pair_records(values[order], rowids[order]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from streamfile.format.key_lengths import lengths_in_row
 from streamfile.format.packed_blocks import pack_blocks
-from streamfile.format.tables import BLOCKS, KEY_LENGTHS, ROUTER, SEGMENTS
+from streamfile.format.tables import BLOCKS, KEY_LENGTHS, ROUTER, SEGMENTS, VECTORS
 from streamfile.fts3.reader import Fulltext
 from streamfile.write.database import Builder
 from vfs.btree.index import Index, nocase
@@ -44,7 +44,7 @@ def write_front(builder: Builder, lengths: bytes, key_index: str) -> None:
     builder.records(KEY_LENGTHS, LENGTHS_SQL, enumerate(pieces, 1))
     pages = builder.pages()
     trees: list[Table | Index] = [
-        Table(pages, builder.root("magnitude")),
+        Table(pages, builder.root(VECTORS)),
         Index(pages, builder.root(key_index), fold=nocase),
     ]
     nodes = None

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
+from streamfile.format.tables import BLOCKS, SEGMENTS, SUBWORDS
 from streamfile.fts3.builder import NgramIndex
 from streamfile.fts3.segment_writer import Segment, largest_block
 from streamfile.write.database import Builder
@@ -14,18 +15,17 @@ from streamfile.write.prefetch import ahead
 from vfs.btree.table import Rows
 from vfs.writer.record import encode_record, encode_varint
 
-NAME = "magnitude_subword"
-CONTENT, SEGMENTS, SEGDIR = f"{NAME}_content", f"{NAME}_segments", f"{NAME}_segdir"
-SEGDIR_INDEX = f"sqlite_autoindex_{SEGDIR}_1"
+CONTENT = f"{SUBWORDS}_content"
+SEGMENTS_INDEX = f"sqlite_autoindex_{SEGMENTS}_1"
 
-VIRTUAL_SQL = f"CREATE VIRTUAL TABLE {NAME} USING fts3(char_ngrams, num_ngrams)"
+VIRTUAL_SQL = f"CREATE VIRTUAL TABLE {SUBWORDS} USING fts3(char_ngrams, num_ngrams)"
 # The SQL that SQLite writes for the tables behind the virtual table.
 CONTENT_SQL = (
     f"CREATE TABLE '{CONTENT}'(docid INTEGER PRIMARY KEY, 'c0char_ngrams', 'c1num_ngrams')"
 )
-SEGMENTS_SQL = f"CREATE TABLE '{SEGMENTS}'(blockid INTEGER PRIMARY KEY, block BLOB)"
-SEGDIR_SQL = (
-    f"CREATE TABLE '{SEGDIR}'(level INTEGER,idx INTEGER,start_block INTEGER,"
+BLOCKS_SQL = f"CREATE TABLE '{BLOCKS}'(blockid INTEGER PRIMARY KEY, block BLOB)"
+SEGMENTS_SQL = (
+    f"CREATE TABLE '{SEGMENTS}'(level INTEGER,idx INTEGER,start_block INTEGER,"
     "leaves_end_block INTEGER,end_block INTEGER,root BLOB,PRIMARY KEY(level, idx))"
 )
 
@@ -50,7 +50,7 @@ def write_subwords(builder: Builder, keys: Keys, ngrams: tuple[int, int], folder
             for first, some in keys.batches():
                 yield first, index.add(first, some)
 
-        builder.note("table", NAME, NAME, 0, VIRTUAL_SQL)
+        builder.note("table", SUBWORDS, SUBWORDS, 0, VIRTUAL_SQL)
         builder.table(CONTENT, CONTENT_SQL, (_contents(*some) for some in ahead(added())))
         write_segment(builder, index.finish(largest_block(builder.page_size)))
 
@@ -74,8 +74,8 @@ def _contents(first: int, contents: Sequence[tuple[bytes, int]]) -> Rows:
 def write_segment(builder: Builder, segment: Segment) -> None:
     """Write a full-text index of one segment; the list of segments goes to the front."""
     blocks = ((number, (None, block)) for number, block in segment.blocks())
-    builder.records(SEGMENTS, SEGMENTS_SQL, blocks)
+    builder.records(BLOCKS, BLOCKS_SQL, blocks)
     rows = [segment.row] if segment.row else []
-    builder.records(SEGDIR, SEGDIR_SQL, enumerate(rows, 1), front=True)
+    builder.records(SEGMENTS, SEGMENTS_SQL, enumerate(rows, 1), front=True)
     entries = [(*row[:2], rowid) for rowid, row in enumerate(rows, 1)]
-    builder.entries(SEGDIR_INDEX, SEGDIR, entries)
+    builder.entries(SEGMENTS_INDEX, SEGMENTS, entries)

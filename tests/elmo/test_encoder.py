@@ -26,7 +26,6 @@ from streamfile.elmo import (
     Encoder,
     batches,
     character_layer,
-    fork_gate,
     lstm,
     lstm_steps,
     matrix_product,
@@ -479,37 +478,6 @@ def test_a_forked_process_uses_the_encoder(tmp_path, busy):
         if busy:
             worker.join()
         process.kill()
-
-
-def test_a_fork_waits_for_what_is_computed():
-    gate, order = fork_gate.Gate(), []
-
-    def compute(name):
-        with gate:
-            order.append(f"{name} in")
-            if name == "first":
-                waiting.set()
-                closing.wait(10)
-            order.append(f"{name} out")
-
-    waiting, closing = threading.Event(), threading.Event()
-    first = threading.Thread(target=compute, args=("first",))
-    first.start()
-    waiting.wait(10)
-    threading.Timer(0.05, closing.set).start()
-    gate.close()
-    order.append("fork")
-    second = threading.Thread(target=compute, args=("second",))
-    second.start()
-    second.join(0.05)
-    assert order == ["first in", "first out", "fork"]
-    gate.open()
-    second.join(10)
-    assert order[3:] == ["second in", "second out"]
-    with gate:  # a signal's handler may fork
-        gate.close()
-        gate.open()
-    first.join()
 
 
 # Precision, devices, backends

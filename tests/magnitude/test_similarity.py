@@ -412,7 +412,8 @@ def test_ctrl_c_stops_a_scan_and_leaves_the_object_usable(folder, big):
 
 MEMORY = """
 import sys
-from streamfile import Magnitude, _matrix
+from streamfile import Magnitude
+from streamfile.search import matrix
 def peak():
     return int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0])
 matrix.MOST_IN_MEMORY = 0

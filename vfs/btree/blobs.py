@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vfs.btree.pages import Layout
-from vfs.btree.read_ahead import PIECE, Ahead, FilePages, Span
+from vfs.btree.pages import FilePages, Layout
+from vfs.btree.read_ahead import PIECE, Ahead, Span
 from vfs.btree.record import Page, read_varint, size_of
 from vfs.btree.table import Table
 from vfs.btree.tree import Visited, VisitedMany

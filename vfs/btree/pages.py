@@ -285,6 +285,9 @@ class LocalPages:
         return self._view[(first - 1) * size : last * size]
 
 
+FilePages = LocalPages | RemotePages
+
+
 def check_pages(pages: Pages, numbers: Sequence[int]) -> None:
     """Raise an error if a page number is outside the file.
 

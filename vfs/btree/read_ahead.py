@@ -6,10 +6,11 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
-from vfs.btree.pages import LocalPages, RemotePages
+from vfs.btree.pages import FilePages, RemotePages
 from vfs.btree.record import Bytes, Page
 from vfs.workers import Workers
 
@@ -17,7 +18,6 @@ PIECE = 512 << 10  # most bytes of one request
 STREAMS = 16  # parallel requests
 WINDOW = (STREAMS + 4) * PIECE  # most bytes of pages requested and not yet passed by the reader
 
-FilePages = LocalPages | RemotePages
 Span = tuple[int, int]
 
 
@@ -123,18 +123,8 @@ class Ahead:
             self._next = (last + 1, end) if last < end else next(self._spans, None)
 
     def _begin(self, first: int, last: int) -> Future[Page]:
+        if self._workers is not None:
+            return self._workers.submit(partial(self._pages.read_run, first, last))
         body: Future[Page] = Future()
-
-        def task() -> None:
-            if not body.set_running_or_notify_cancel():
-                return
-            try:
-                body.set_result(self._pages.read_run(first, last))
-            except BaseException as failure:  # noqa: BLE001 - raised again in the caller
-                body.set_exception(failure)
-
-        if self._workers is None:
-            task()
-        else:
-            self._workers.start(task)
+        body.set_result(self._pages.read_run(first, last))
         return body

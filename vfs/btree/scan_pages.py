@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from vfs.btree.pages import RemotePages, check_pages
+from vfs.btree.pages import FilePages, Pages, RemotePages, check_pages
 from vfs.btree.record import Bytes, Ints, Page, concatenate
 from vfs.errors import FileChangedError
 
@@ -110,3 +110,16 @@ class ScanPages:
         page = self.cached(number)
         assert page is not None
         return page
+
+
+def pages_for_scan(pages: FilePages, gap: int) -> Pages:
+    """Return the pages of a file for a scan; pages of a remote file bypass the cache.
+
+    Parameters
+    ----------
+    pages
+        Pages of the file.
+    gap
+        Greatest gap in bytes between two pages of one range, see `ScanPages`.
+    """
+    return ScanPages(pages, gap) if isinstance(pages, RemotePages) else pages

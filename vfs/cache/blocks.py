@@ -13,6 +13,7 @@ from cachetools import LRUCache
 from vfs.cache.directory import open_disk
 from vfs.cache.disk import BLOCK, DiskStore, Key
 from vfs.cache.kept_files import KeptFiles
+from vfs.forks import renew_in_children
 from vfs.options import MIB, Options
 
 log = logging.getLogger(__name__)
@@ -52,6 +53,7 @@ class BlockCache:
         self.disk: DiskStore | None
         self.kept: KeptFiles | None
         self.disk, self.kept = open_disk(options)
+        renew_in_children(self)
 
     def get(self, file: bytes, numbers: Iterable[int], *, on_disk: bool) -> dict[int, bytes]:
         """Look up blocks of a file.
@@ -142,7 +144,7 @@ class BlockCache:
         blocks = {(name, at // BLOCK): data[at : at + BLOCK] for at in range(0, len(data), BLOCK)}
         self._write(blocks, keep=True)
 
-    def after_fork(self) -> None:
+    def renew(self) -> None:
         """Replace the lock and the file handles, which belong to the parent process."""
         if self._lock.locked():  # by a thread of the parent: the memory cache may be inconsistent
             self._memory = LRUCache(self._memory.maxsize, getsizeof=len)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from vfs.cache.disk import BLOCK
+from vfs.forks import renew_in_children
 
 try:
     import fcntl
@@ -20,7 +21,18 @@ except ImportError:  # pragma: no cover - Windows
 MOST_STATE = 4 * BLOCK - 16  # bytes; a checksum of 16 bytes precedes the state
 FLAGS = sum(getattr(os, name, 0) for name in ("O_CLOEXEC", "O_NOFOLLOW", "O_NONBLOCK"))
 
-_writing: set[int] = set()  # descriptors of the locks that this process's writers hold
+
+class _WriterLocks(set[int]):
+    """Descriptors of the locks that this process's writers hold."""
+
+    def renew(self) -> None:
+        """Close the descriptors in a forked child, so that the locks end with the parent."""
+        while self:
+            os.close(self.pop())
+
+
+_writing = _WriterLocks()
+renew_in_children(_writing)
 
 
 class Space(Protocol):
@@ -186,16 +198,6 @@ def let_go(lock: int) -> None:
     """Close a descriptor from `take_lock`, which releases its lock."""
     _writing.discard(lock)
     os.close(lock)
-
-
-def _after_fork() -> None:
-    """Close the writers' lock descriptors in a child, so that the locks end with the parent."""
-    while _writing:
-        os.close(_writing.pop())
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
 
 
 def _allocate(file: int, start: int, end: int) -> None:
