@@ -1,4 +1,4 @@
-"""The tables of a ``.magnitude`` file, and its rows as numpy arrays."""
+"""Tables of a ``.magnitude`` file, and the facts in its table ``magnitude_format``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SEGMENTS, BLOCKS = f"{SUBWORDS}_segdir", f"{SUBWORDS}_segments"
 APPROXIMATE = "magnitude_approx"
 ELMO_WEIGHTS, ELMO_OPTIONS = "magnitude_meta_1", "magnitude_meta_2"
 ROUTER, KEY_LENGTHS = "magnitude_router", "magnitude_key_lengths"
-BLOBS = {APPROXIMATE: 1, ELMO_WEIGHTS: 0, ELMO_OPTIONS: 0}  # and the column that holds a file
+BLOBS = {APPROXIMATE: 1, ELMO_WEIGHTS: 0, ELMO_OPTIONS: 0}  # position of the blob's column
 
 NEWEST_VERSION = 2
 MOST_DIM = 30000
@@ -32,34 +32,36 @@ ON_KEY = re.compile(rb"\(\s*[`\"\[]?key[`\"\]]?\s*\)\s*$", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Format:
-    """What a file says of itself.
+    """Facts about a ``.magnitude`` file, from its schema and its table ``magnitude_format``.
 
     Attributes
     ----------
     size
         Number of vectors.
     dim
-        Dimensions of each.
+        Number of dimensions of each vector.
     precision
-        Decimal places that the stored integers stand for.
+        Number of decimal places of the stored integers.
     elmo
-        Whether the file holds an ELMo model.
+        Whether the file contains an ELMo model.
     table_root, index_root
-        Root pages of the vectors' table and of the index on their keys.
+        Root pages of the vectors' table, and of the index on its keys.
     segments_root, blocks_root
-        Root pages of the tables behind the full-text index of n-grams, 0 where there is none.
+        Root pages of the tables of the full-text index of n-grams, 0 without such an index.
     subword_start, subword_end
-        Characters in the shortest n-grams in it, and in the longest.
+        Number of characters in the shortest and in the longest n-grams of that index.
     approx
-        Whether the file holds an index of approximate neighbours.
+        Whether the file contains an index of approximate neighbours.
     approx_trees
-        Trees of that index, 0 where there is none.
+        Number of trees in that index, 0 without such an index.
     max_duplicate_keys
-        The most rows with keys that are equal under NOCASE, 1 where the file does not tell.
+        Greatest number of rows with keys that are equal under NOCASE. It is 1 if the file does not
+        tell it, or has no index of approximate neighbours.
     blob_roots
-        Root pages of the tables that hold a file each, as far as they are there.
+        Root pages of the existing tables that contain a file as a blob, by name of the table.
     router_root, lengths_root
-        Root pages of the tables of a layout for streaming, 0 where there is none.
+        Root pages of the tables ``magnitude_router`` and ``magnitude_key_lengths``, 0 without such
+        a table.
     """
 
     size: int
@@ -86,14 +88,14 @@ def read_format(pages: Pages) -> Format:
     Parameters
     ----------
     pages
-        Of the file.
+        Pages of the file.
 
     Raises
     ------
     FormatError
-        The database is no ``.magnitude`` file, or one of a newer version.
+        The database is no ``.magnitude`` file, or has a newer format version.
     vfs.DatabaseError
-        The database is broken.
+        The database is damaged.
     """
     roots: dict[str, int] = {}
     key_index = 0

@@ -1,4 +1,4 @@
-"""Making sidecars."""
+"""Writer of sidecars."""
 
 from __future__ import annotations
 
@@ -22,29 +22,29 @@ from vfs.router.router import pack
 def route(
     source: str | os.PathLike[str], output: str | os.PathLike[str], *, force: bool = False
 ) -> int:
-    """Make the sidecar of a file that cannot be laid out anew, such as somebody else's on the web.
+    """Write the sidecar of a ``.magnitude`` file that cannot be replaced by a repacked one.
 
     Parameters
     ----------
     source : str or os.PathLike
-        URL or path of a ``.magnitude`` file. Of a remote file only interior pages are read.
+        URL or path of the file. Of a remote file, only interior pages and small tables are read.
     output : str or os.PathLike
-        What to write, to be given as `Magnitude`'s ``route``; its usual name is the file's and
-        ``.route``.
+        Path of the sidecar, for the argument ``route`` of `Magnitude`. Its usual name is the name
+        of the file and ``.route``.
     force : bool
-        Whether to replace an output that exists.
+        Whether to replace an existing output.
 
     Returns
     -------
     int
-        Its size in bytes.
+        Length of the sidecar in bytes.
 
     Raises
     ------
     FormatError, vfs.VFSError
         The source is no ``.magnitude`` file, is damaged, or cannot be reached.
     PathError, ExistsError
-        There is no such source; the output exists.
+        The source does not exist; the output exists.
     OSError
         The output cannot be written.
     """
@@ -73,7 +73,7 @@ def _of(current: Contents, size: int, etag: str | None, head: bytes) -> Route:
 
 
 class _Recorder:
-    """Pages that remembers what was read."""
+    """A `vfs.Pages` that keeps the pages it has read."""
 
     def __init__(self, pages: Pages) -> None:
         self.name, self.layout = pages.name, pages.layout
@@ -83,15 +83,15 @@ class _Recorder:
     def read(
         self, numbers: Iterable[int], *, spare: Sequence[int] = (), opening: bool = False
     ) -> dict[int, Any]:
-        """Read pages, as `vfs.Pages.read`."""
+        """Read pages and keep them, see `vfs.Pages.read`."""
         found = self._pages.read(numbers, spare=spare, opening=opening)
         self.seen |= {number: bytes(page) for number, page in found.items()}
         return found
 
     def cached(self, number: int) -> Any:
-        """Give a page, as `vfs.Pages.cached`."""
+        """Return a page if it needs no wave, see `vfs.Pages.cached`."""
         return self._pages.cached(number)
 
     def block(self, numbers: Any) -> Any:
-        """Read pages, as `vfs.Pages.block`."""
+        """Read pages for vectorised decoding, see `vfs.Pages.block`."""
         return self._pages.block(numbers)

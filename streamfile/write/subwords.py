@@ -1,4 +1,4 @@
-"""The full-text index of a ``.magnitude`` file, as the tables that SQLite's FTS3 keeps it in."""
+"""Writer of the full-text index of a ``.magnitude`` file, in the tables of SQLite's FTS3."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CONTENT = f"{SUBWORDS}_content"
 SEGMENTS_INDEX = f"sqlite_autoindex_{SEGMENTS}_1"
 
 VIRTUAL_SQL = f"CREATE VIRTUAL TABLE {SUBWORDS} USING fts3(char_ngrams, num_ngrams)"
-# As SQLite writes them.
+# The SQL that SQLite writes for the tables behind the virtual table.
 CONTENT_SQL = (
     f"CREATE TABLE '{CONTENT}'(docid INTEGER PRIMARY KEY, 'c0char_ngrams', 'c1num_ngrams')"
 )
@@ -31,18 +31,18 @@ SEGMENTS_SQL = (
 
 
 def write_subwords(builder: Builder, keys: Keys, ngrams: tuple[int, int], folder: Path) -> None:
-    """Write the n-grams of all keys.
+    """Write the n-grams of all keys, and their full-text index.
 
     Parameters
     ----------
     builder
-        Of the file.
+        Builder of the file.
     keys
-        Of all rows.
+        Keys of all rows.
     ngrams
-        Characters in the shortest n-grams, and in the longest.
+        Number of characters in the shortest and in the longest n-grams.
     folder
-        For temporary files.
+        Directory of temporary files.
     """
     with closing(NgramIndex(*ngrams, folder=folder)) as index:
 
@@ -56,11 +56,11 @@ def write_subwords(builder: Builder, keys: Keys, ngrams: tuple[int, int], folder
 
 
 def _contents(first: int, contents: Sequence[tuple[bytes, int]]) -> Rows:
-    """Encode rows of the table of contents."""
+    """Encode rows of the table ``magnitude_subword_content``."""
     heads: dict[int, bytes] = {}
     records: list[bytes] = []
     for data, number in contents:
-        if 1 << 7 <= number < 1 << 15:  # most are
+        if 1 << 7 <= number < 1 << 15:  # usual numbers, which take two bytes
             head = heads.get(len(data))
             if head is None:
                 types = b"\0" + encode_varint(13 + 2 * len(data)) + b"\2"
@@ -72,7 +72,7 @@ def _contents(first: int, contents: Sequence[tuple[bytes, int]]) -> Rows:
 
 
 def write_segment(builder: Builder, segment: Segment) -> None:
-    """Write an index of one segment: what points to its blocks goes to the front."""
+    """Write a full-text index of one segment; the list of segments goes to the front."""
     blocks = ((number, (None, block)) for number, block in segment.blocks())
     builder.records(BLOCKS, BLOCKS_SQL, blocks)
     rows = [segment.row] if segment.row else []
