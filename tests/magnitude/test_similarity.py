@@ -379,7 +379,8 @@ def test_a_copy_by_pickle_and_a_fork_rank_the_same(opened, plain):
 
 INTERRUPTED = """
 import sys, time
-from streamfile import Magnitude, matrix, _scan
+from streamfile import Magnitude
+from streamfile.search import scan
 scan.BATCH = 1 << 16
 v = Magnitude(sys.argv[1], stream=True, stream_options={"cache_size": 0, "connections": 2})
 key = v[0][0]
@@ -412,7 +413,8 @@ def test_ctrl_c_stops_a_scan_and_leaves_the_object_usable(folder, big):
 
 MEMORY = """
 import sys
-from streamfile import Magnitude, _matrix
+from streamfile import Magnitude
+from streamfile.search import matrix
 def peak():
     return int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0])
 matrix.MOST_IN_MEMORY = 0

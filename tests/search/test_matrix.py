@@ -211,7 +211,8 @@ def test_a_local_file_that_changed_is_read_again(tmp_path, monkeypatch):
 
 SHORT = """
 import sys
-from streamfile import Magnitude, _matrix
+from streamfile import Magnitude
+from streamfile.search import matrix
 matrix.LEAST_FILE = 0
 Magnitude(sys.argv[1]).most_similar("k\\u00e9y1")
 """
@@ -225,7 +226,8 @@ def test_a_process_that_ends_at_once_leaves_a_finished_file(path, tmp_path, kept
 
 HELD = """
 import sys, time
-from streamfile import Magnitude, _matrix
+from streamfile import Magnitude
+from streamfile.search import matrix
 matrix.LEAST_FILE = 0
 def wait(vectors):
     print("scanning", flush=True)
