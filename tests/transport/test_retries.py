@@ -1,0 +1,162 @@
+"""What is tried again, how often, and how long a call takes at most."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from email.utils import formatdate
+from pathlib import Path
+
+import pytest
+from remote_content import AT, BLOCK, CONTENT, opened, reading, wave, without_length
+from scripted_server import Disconnect, Ok, ScriptedServer, ShortBody, Stall, Status
+
+import vfs
+
+
+@contextlib.contextmanager
+def takes(least=0.0, most=float("inf")):
+    began = time.monotonic()
+    yield
+    assert least <= time.monotonic() - began <= most
+
+
+@pytest.mark.parametrize(
+    ("answer", "error", "words"),
+    [
+        (ShortBody(1000), vfs.ConnectError, "no answer"),
+        (ShortBody(0), vfs.ConnectError, "no answer"),
+        (Disconnect(), vfs.ConnectError, "no answer"),
+        (without_length(1), vfs.ResponseError, "4,096 bytes.* more came"),
+        (without_length(0, cut=4095), vfs.ResponseError, "only 4,095 came"),
+        (Status(500), vfs.StatusError, "got status 500"),
+        (Status(429), vfs.StatusError, "got status 429"),
+        (Status(503, {"Retry-After": "soon"}), vfs.StatusError, "got status 503"),
+        (Status(503, {"Retry-After": "\u00b2"}), vfs.StatusError, "got status 503"),
+        (Status(503, {"Retry-After": "0"}), vfs.StatusError, "got status 503"),
+    ],
+)
+def test_a_failure_that_may_pass_is_tried_again_as_often_as_allowed(answer, error, words):
+    script = [Ok(), answer, Ok(), answer, answer]
+    with reading(*script, retries=1) as (server, file):
+        assert file.read(AT, 4096) == BLOCK
+        assert (file.stats.retries, len(server.requests)) == (1, 3)
+        with pytest.raises(error, match=words):
+            file.read(AT + 50_000, 100)
+        assert len(server.requests) == 5
+        wave(file)
+
+
+def test_an_answer_that_stays_out_is_asked_for_again():
+    with ScriptedServer(CONTENT, [Ok(), Stall(3)]) as server:
+        with opened(server, timeout=0.3) as file, takes(0.3, 2):
+            assert file.read(AT, 4096) == BLOCK
+        assert file.stats.retries == 1
+
+
+@pytest.mark.parametrize("wait", ["1", lambda: formatdate(time.time() + 2, usegmt=True)])
+def test_retry_after_is_honoured(wait):
+    wait = wait() if callable(wait) else wait
+    script = [Ok(), Status(503, {"Retry-After": wait})]
+    with ScriptedServer(CONTENT, script) as server, opened(server) as file, takes(0.9, 4):
+        assert file.read(AT, 4096) == BLOCK
+
+
+def test_a_wave_that_failed_is_not_tried_on_behind_the_callers_back():
+    script = [Ok(), Status(503, {"Retry-After": "1"}), Status(404)]
+    with ScriptedServer(CONTENT, script) as server, opened(server) as file:
+        with pytest.raises(vfs.NotFoundError):
+            file.read_many([(AT, 100), (AT + 100_000, 100)])
+        time.sleep(1.3)
+        assert len(server.requests) == 3
+
+
+# Deadlines
+
+
+def test_retry_after_beyond_the_deadline_is_not_waited_for():
+    error = pytest.raises(vfs.DeadlineError, match="120 s")
+    then = Status(503, {"Retry-After": "3600"})
+    with ScriptedServer(CONTENT, then=then) as server, takes(most=2), error as caught:
+        opened(server)
+    assert caught.value.__cause__.status == 503
+
+
+def test_the_deadline_ends_a_call_whatever_the_server_does():
+    error = pytest.raises(vfs.DeadlineError, match=r"0\.5 s")
+    with reading(Ok(), then=Stall(20), deadline=0.5) as (_, file), takes(0.5, 1.5), error:
+        file.read(AT, 4096)
+
+
+def test_a_request_given_up_at_the_deadline_is_not_in_the_way_of_the_next():
+    with reading(Ok(), Stall(20), deadline=0.5, connections=1) as (_, file):
+        with pytest.raises(vfs.DeadlineError):
+            file.read(AT, 4096)
+        assert file.read(AT, 4096) == BLOCK
+
+
+class DrippingServer(ScriptedServer):
+    """Sends all bodies but the first byte by byte, twenty a second."""
+
+    def _send(self, connection, request, reply):
+        if request is self.requests[0]:
+            return super()._send(connection, request, reply)
+        self.broken_off = threading.Event()
+        try:
+            super()._send(connection, request, replace(reply, cut=0))
+            for byte in reply.body:
+                if self._closing.wait(0.05):
+                    break
+                connection.send(bytes([byte]))
+        except OSError:
+            self.broken_off.set()
+        return False
+
+
+def test_the_deadline_ends_a_body_that_drips_and_lets_go_of_its_connection():
+    with DrippingServer(CONTENT) as server, opened(server, deadline=0.5) as file:
+        with takes(0.5, 1.5), pytest.raises(vfs.DeadlineError):
+            file.read(AT, 4096)
+        assert server.broken_off.wait(2)
+
+
+# Interrupts
+
+
+INTERRUPTED = """
+import sys, vfs
+file = vfs.open(sys.argv[1], cache_size=0, connections=8)
+print("opened", flush=True)
+try:
+    file.read_many([(140_000 + 50_000 * n, 100) for n in range(8)])
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+print(file.read(140_000, 4).hex(), flush=True)
+"""
+
+
+def test_an_interrupt_ends_a_slow_wave_and_the_file_stays_usable():
+    with ScriptedServer(CONTENT, [Ok(), *[Stall(30)] * 4]) as server:
+        command = [sys.executable, "-c", INTERRUPTED, server.url]
+        root = str(Path(vfs.__file__).parents[1])
+        environment = os.environ | {"PYTHONPATH": root}
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as child:
+            try:
+                assert child.stdout.readline() == "opened\n"
+                limit = time.monotonic() + 10
+                while len(server.requests) < 9 and time.monotonic() < limit:
+                    time.sleep(0.01)
+                time.sleep(0.1)
+                with takes(most=1):
+                    child.send_signal(signal.SIGINT)
+                    assert child.stdout.readline() == "interrupted\n"
+                with takes(most=1):
+                    assert child.stdout.readline() == CONTENT[140_000:140_004].hex() + "\n"
+                with takes(most=2):
+                    assert child.wait(10) == 0
+            finally:
+                child.kill()
