@@ -1,11 +1,15 @@
-"""Files on a server, opened from the disk or streamed."""
+"""Files on a server, opened from the disk or streamed; files that hold an ELMo model."""
 
+import elmo_files
 import magnitude_files as mf
+import numpy as np
 import pytest
+import sentences
 from serving import LoggingServer
 from sql_rows import DIM, Sql
 
 from streamfile import Magnitude
+from streamfile.elmo import Encoder
 
 
 @pytest.fixture(scope="module")
@@ -54,3 +58,69 @@ def words(folder):
 @pytest.fixture(scope="module")
 def sql(words):
     return Sql(words)
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """A folder for what is kept, of the test's own."""
+    monkeypatch.setenv("STREAMFILE_CACHE_DIR", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """The paths of a small ELMo model's options and weights."""
+    return elmo_files.write_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def meta(model):
+    """The model as files hold it."""
+    options, weights = model
+    return weights.read_bytes(), options.read_bytes()
+
+
+@pytest.fixture(scope="module")
+def elmo_vectors():
+    """The vectors that are stored, which are not those that the model gives."""
+    return mf.random_vectors(len(sentences.KEYS), sentences.DIM, 3)
+
+
+@pytest.fixture(scope="module")
+def stored(elmo_vectors):
+    """The same, as they come back."""
+    rows = zip(*mf.quantize(elmo_vectors, 7), strict=True)
+    normalized, as_given = zip(*(mf.decode(*row, 7) for row in rows), strict=True)
+    return {True: np.array(normalized), False: np.array(as_given)}
+
+
+@pytest.fixture(scope="module")
+def files(folder, meta, elmo_vectors):
+    """Files with the model, with words and without, and one without the model."""
+    empty = np.zeros((0, sentences.DIM), np.float32)
+    contents = {
+        "words": (sentences.KEYS, elmo_vectors, {"elmo": True, "meta": meta}),
+        "no_words": ([], empty, {"elmo": True, "meta": meta}),
+        "no_elmo": (sentences.KEYS, elmo_vectors, {}),
+    }
+    return {
+        name: mf.write_magnitude(folder / name, keys, vectors, **options)
+        for name, (keys, vectors, options) in contents.items()
+    }
+
+
+@pytest.fixture
+def opened_file(opened, files):
+    """Open one of the files by its name, in either way."""
+
+    def open_it(name="words", **options):
+        return opened(files[name], **({"stream_options": None} | options))
+
+    return open_it
+
+
+@pytest.fixture(scope="module")
+def encode(model):
+    """Compute the vectors of one sentence with the bare model."""
+    encoder = Encoder(*model)
+    return lambda sentence: next(iter(encoder.embed([sentence])))
