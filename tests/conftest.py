@@ -1,15 +1,19 @@
 """Files on a server, opened from the disk or streamed; files that hold an ELMo model."""
 
+import contextlib
+
 import elmo_files
 import magnitude_files as mf
 import numpy as np
 import pytest
 import sentences
+from ranked_files import SIZES, written
 from serving import LoggingServer
 from sql_rows import DIM, Sql
 
 from streamfile import Magnitude
 from streamfile.elmo import Encoder
+from streamfile.search import matrix, scan
 
 
 @pytest.fixture(scope="module")
@@ -28,13 +32,13 @@ def way(request):
     return request.param
 
 
-@pytest.fixture
-def opened(way, server):
-    """Open a file of the folder, from the disk or from the server."""
+@contextlib.contextmanager
+def opening(server, *, streamed):
+    """Open files of the server's folder, from the disk or from the server."""
     objects = []
 
     def open_(path, **options):
-        if way == "streamed":
+        if streamed:
             streaming = {"stream": True, "stream_options": {"cache_size": 0, "connections": 8}}
             v = Magnitude(server.url + path.name, **(streaming | options))
         else:
@@ -45,6 +49,32 @@ def opened(way, server):
     yield open_
     for v in objects:
         v.close()
+
+
+@pytest.fixture
+def opened(way, server):
+    with opening(server, streamed=way == "streamed") as open_:
+        yield open_
+
+
+@pytest.fixture(params=["local", "streamed", "not kept"])
+def searched(request, server, monkeypatch):
+    """Open a file: on the disk, on the server, with too little memory for it."""
+    if request.param == "not kept":
+        monkeypatch.setattr(matrix, "MOST_IN_MEMORY", 100)
+    monkeypatch.setattr(scan, "BATCH", 32 << 10)
+    with opening(server, streamed=request.param != "local") as open_:
+        yield open_
+
+
+@pytest.fixture(scope="module", params=list(SIZES))
+def any_file(request, folder):
+    return written(folder, request.param)
+
+
+@pytest.fixture(scope="module")
+def plain(folder):
+    return written(folder, "plain")
 
 
 @pytest.fixture(scope="module")
