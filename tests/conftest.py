@@ -1,6 +1,7 @@
 """Files on a server, opened from the disk or streamed; files that hold an ELMo model."""
 
 import contextlib
+import signal
 
 import elmo_files
 import magnitude_files as mf
@@ -88,6 +89,14 @@ def words(folder):
 @pytest.fixture(scope="module")
 def sql(words):
     return Sql(words)
+
+
+@pytest.fixture
+def ctrl_c():
+    """Let SIGINT interrupt this process, also where the shell started it with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture

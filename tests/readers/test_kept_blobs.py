@@ -288,7 +288,7 @@ def test_memory_does_not_grow_with_a_blob(tmp_path):
     assert int(told.stdout) < size // 2
 
 
-def test_an_interrupt_leaves_all_usable(elmo, weights, tmp_path):
+def test_an_interrupt_leaves_all_usable(elmo, weights, tmp_path, ctrl_c):
     class Interrupting(LoggingServer):
         after = None
 

@@ -9,6 +9,7 @@ import apsw
 import magnitude_files as mf
 import numpy as np
 import pytest
+from children import child
 from ranked_files import written
 from serving import LoggingServer
 
@@ -99,11 +100,7 @@ print(len(v.most_similar(key, restrict_vocab=100)), flush=True)
 
 def test_ctrl_c_stops_a_scan_and_leaves_the_object_usable(folder, big):
     with LoggingServer(folder, latency=0.1) as slow:
-        process = subprocess.Popen(
-            [sys.executable, "-c", INTERRUPTED, slow.url + big.name],
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        process = child(INTERRUPTED, slow.url + big.name, stderr=None)
         assert process.stdout.readline() == "ready\n"
         time.sleep(1)
         process.send_signal(signal.SIGINT)

@@ -6,7 +6,6 @@ import random
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from contextlib import closing
 from pathlib import Path
@@ -15,6 +14,7 @@ import apsw
 import magnitude_files as mf
 import numpy as np
 import pytest
+from children import child
 from serving import LoggingServer
 from vector_files import binary_file, text_file
 
@@ -416,13 +416,6 @@ def large(tmp_path_factory):
     path.write_bytes(b"".join(lines))
     assert 50 << 20 < path.stat().st_size < 70 << 20
     return path
-
-
-def child(script, *args, prefix=(), **options):
-    command = [*prefix, sys.executable, "-c", script, *map(str, args)]
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
-    )
 
 
 MEASURE = """

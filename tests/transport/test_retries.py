@@ -1,19 +1,17 @@
 """What is tried again, how often, and how long a call takes at most."""
 
 import contextlib
-import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from dataclasses import replace
 from email.utils import formatdate
-from pathlib import Path
 
 import pytest
+from children import child
 from remote_content import AT, BLOCK, CONTENT, opened, reading, wave, without_length
 from scripted_server import Disconnect, Ok, ScriptedServer, ShortBody, Stall, Status
+from waiting import wait_until
 
 import vfs
 
@@ -129,7 +127,7 @@ def test_the_deadline_ends_a_body_that_drips_and_lets_go_of_its_connection():
 
 INTERRUPTED = """
 import sys, vfs
-file = vfs.open(sys.argv[1], cache_size=0, connections=8)
+file = vfs.open(sys.argv[1], cache_size=0, connections=8, timeout=3600, deadline=3600)
 print("opened", flush=True)
 try:
     file.read_many([(140_000 + 50_000 * n, 100) for n in range(8)])
@@ -140,23 +138,14 @@ print(file.read(140_000, 4).hex(), flush=True)
 
 
 def test_an_interrupt_ends_a_slow_wave_and_the_file_stays_usable():
-    with ScriptedServer(CONTENT, [Ok(), *[Stall(30)] * 4]) as server:
-        command = [sys.executable, "-c", INTERRUPTED, server.url]
-        root = str(Path(vfs.__file__).parents[1])
-        environment = os.environ | {"PYTHONPATH": root}
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as child:
-            try:
-                assert child.stdout.readline() == "opened\n"
-                limit = time.monotonic() + 10
-                while len(server.requests) < 9 and time.monotonic() < limit:
-                    time.sleep(0.01)
-                time.sleep(0.1)
-                with takes(most=1):
-                    child.send_signal(signal.SIGINT)
-                    assert child.stdout.readline() == "interrupted\n"
-                with takes(most=1):
-                    assert child.stdout.readline() == CONTENT[140_000:140_004].hex() + "\n"
-                with takes(most=2):
-                    assert child.wait(10) == 0
-            finally:
-                child.kill()
+    server = ScriptedServer(CONTENT, [Ok(), *[Stall(3600)] * 4])
+    with server, child(INTERRUPTED, server.url, stderr=None) as reader:
+        try:
+            assert reader.stdout.readline() == "opened\n"
+            wait_until(lambda: len(server.requests) == 9)
+            reader.send_signal(signal.SIGINT)
+            assert reader.stdout.readline() == "interrupted\n"
+            assert reader.stdout.readline() == CONTENT[140_000:140_004].hex() + "\n"
+            assert reader.wait() == 0
+        finally:
+            reader.kill()
