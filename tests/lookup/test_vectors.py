@@ -4,7 +4,6 @@ import itertools
 import multiprocessing
 import os
 import random
-import signal
 import string
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +13,7 @@ import apsw
 import magnitude_files as mf
 import numpy as np
 import pytest
+from children import fork_succeeds
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from sql_rows import DIM, Sql, same
@@ -458,20 +458,6 @@ def test_loading_in_the_background_that_fails_is_told(folder, server, caplog):
 # Processes and threads
 
 
-def child_succeeds(task):
-    """Run a task in a forked child, and tell whether it came to its end there."""
-    child = os.fork()
-    if not child:
-        code = 1
-        signal.alarm(20)  # ends it, should it wait for a lock that nobody has
-        try:
-            task()
-            code = 0
-        finally:
-            os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-
-
 def test_a_forked_child_and_its_parent_both_get_answers(words, sql, opened):
     v = opened(words, lazy_loading=5)
     same(v.query(sql.keys[:9]), sql.vectors(sql.keys[:9]))
@@ -482,16 +468,16 @@ def test_a_forked_child_and_its_parent_both_get_answers(words, sql, opened):
             assert sql.keys[at] in v
             same(v[at][1], sql.rows[at].normalized)
 
-    assert child_succeeds(lambda: ask(100))
+    assert fork_succeeds(lambda: ask(100))
     ask(400)
-    assert child_succeeds(lambda: ask(700))
-    assert not child_succeeds(lambda: same(v.query(sql.keys[0]), np.zeros(DIM)))
+    assert fork_succeeds(lambda: ask(700))
+    assert not fork_succeeds(lambda: same(v.query(sql.keys[0]), np.zeros(DIM)))
     same(v.query(sql.keys[:9]), sql.vectors(sql.keys[:9]))
 
 
 def test_a_fork_before_the_first_query_and_one_while_threads_ask(words, sql, opened):
     v = opened(words, lazy_loading=5)
-    assert child_succeeds(lambda: same(v.query(sql.keys), sql.vectors(sql.keys)))
+    assert fork_succeeds(lambda: same(v.query(sql.keys), sql.vectors(sql.keys)))
     over = threading.Event()
 
     def ask():
@@ -503,7 +489,7 @@ def test_a_fork_before_the_first_query_and_one_while_threads_ask(words, sql, ope
         asking = [pool.submit(ask) for _ in range(4)]
         try:
             for _ in range(20):
-                assert child_succeeds(lambda: same(v.query(sql.keys), sql.vectors(sql.keys)))
+                assert fork_succeeds(lambda: same(v.query(sql.keys), sql.vectors(sql.keys)))
         finally:
             over.set()
         for thread in asking:
