@@ -8,6 +8,7 @@ import magnitude_files as mf
 import numpy as np
 import pytest
 import sentences
+from hypothesis import HealthCheck, settings
 from ranked_files import SIZES, written
 from serving import LoggingServer
 from sql_rows import DIM, Sql
@@ -15,6 +16,14 @@ from sql_rows import DIM, Sql
 from streamfile import Magnitude
 from streamfile.elmo import Encoder
 from streamfile.search import matrix, scan
+
+# A busy machine may take any time for an example.
+settings.register_profile(
+    "patient",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+settings.load_profile("patient")
 
 
 @pytest.fixture(scope="module")

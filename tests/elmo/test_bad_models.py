@@ -147,7 +147,6 @@ def test_torch_is_not_installed(server):
     said = subprocess.run(
         [sys.executable, "-c", WITHOUT_TORCH, server.url + "words"],
         check=True,
-        timeout=60,
         stdout=subprocess.PIPE,
         text=True,
     ).stdout

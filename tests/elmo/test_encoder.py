@@ -20,6 +20,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from waiting import PATIENCE
 
 from streamfile import ArgumentError, FormatError, PathError
 from streamfile.elmo import (
@@ -471,9 +472,9 @@ def test_a_forked_process_uses_the_encoder(tmp_path, busy):
             target=answer, args=(encoder, theirs), daemon=True
         )
         process.start()
-        assert ours.poll(60)
+        assert ours.poll(PATIENCE)
         assert furthest(ours.recv(), expected) <= NEAR
-        process.join(10)
+        process.join(PATIENCE)
     finally:
         stop.set()
         if busy:
@@ -489,13 +490,13 @@ def test_a_fork_waits_for_what_is_computed():
             order.append(f"{name} in")
             if name == "first":
                 waiting.set()
-                closing.wait(10)
+                closing.wait(PATIENCE)
             order.append(f"{name} out")
 
     waiting, closing = threading.Event(), threading.Event()
     first = threading.Thread(target=compute, args=("first",))
     first.start()
-    waiting.wait(10)
+    waiting.wait(PATIENCE)
     threading.Timer(0.05, closing.set).start()
     gate.close()
     order.append("fork")
@@ -504,7 +505,7 @@ def test_a_fork_waits_for_what_is_computed():
     second.join(0.05)
     assert order == ["first in", "first out", "fork"]
     gate.open()
-    second.join(10)
+    second.join(PATIENCE)
     assert order[3:] == ["second in", "second out"]
     with gate:  # a signal's handler may fork
         gate.close()

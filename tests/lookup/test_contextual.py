@@ -12,6 +12,7 @@ import magnitude_files as mf
 import numpy as np
 import pytest
 from sentences import BATCH, DIM, KEYS, LAYER_DIM, LAYERS, SENTENCE, close, unit
+from waiting import PATIENCE
 from wide_sqlite import why_no_wide_sqlite, wide_sqlite
 
 from streamfile import FeaturizerMagnitude, Magnitude
@@ -483,7 +484,7 @@ def test_a_fork_after_the_first_use(opened_file):
     for _ in range(2):
         child = multiprocessing.get_context("fork").Process(target=ask)
         child.start()
-        child.join(30)
+        child.join(PATIENCE)
         child.kill()
         assert child.exitcode == 0
         ask()
@@ -495,7 +496,7 @@ def test_a_fork_before_the_first_use(opened_file, encode):
         target=lambda: close(v.query(SENTENCE), encode(SENTENCE))
     )
     child.start()
-    child.join(30)
+    child.join(PATIENCE)
     child.kill()
     assert child.exitcode == 0
     close(v.query(SENTENCE), encode(SENTENCE))
@@ -507,7 +508,7 @@ def test_threads_share_an_object(opened_file, encode):
     sentences = [SENTENCE, ["dog"], SENTENCE[::-1]]
 
     def ask(turn):
-        ready.wait(10)
+        ready.wait(PATIENCE)
         for at in range(turn, turn + 9):
             sentence = sentences[at % 3]
             close(v.query(sentence), encode(sentence))

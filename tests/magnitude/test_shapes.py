@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sql_rows import DIM, same
 
@@ -57,9 +57,7 @@ def test_padding_and_truncation(words, sql, opened):
 small = st.lists(st.integers(0, 30), max_size=6)
 
 
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=60)
 @given(
     lists=st.lists(small, min_size=1, max_size=5),
     length=st.none() | st.integers(0, 8),

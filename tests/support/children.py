@@ -17,7 +17,7 @@ def child(script, *args, prefix=(), **options):
     """Start a script, behind the words of another command if there are some."""
     command = [*prefix, sys.executable, "-c", CTRL_C + script, *map(str, args)]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
     return subprocess.Popen(command, env=environment, text=True, **(pipes | options))
 
 
