@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from sqlite_oracle import (
     PAGE_SIZES,
@@ -30,9 +30,7 @@ from vfs.btree.record import decode_record, read_varints
 from vfs.btree.table import Table
 from vfs.btree.walk import _successors, read_chains, run, together
 
-quick = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+quick = settings(max_examples=60)
 
 
 @pytest.mark.parametrize("page_size", PAGE_SIZES)

@@ -20,6 +20,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from waiting import PATIENCE
 
 from streamfile import ArgumentError, FormatError, PathError
 from streamfile.elmo import (
@@ -470,14 +471,45 @@ def test_a_forked_process_uses_the_encoder(tmp_path, busy):
             target=answer, args=(encoder, theirs), daemon=True
         )
         process.start()
-        assert ours.poll(60)
+        assert ours.poll(PATIENCE)
         assert furthest(ours.recv(), expected) <= NEAR
-        process.join(10)
+        process.join(PATIENCE)
     finally:
         stop.set()
         if busy:
             worker.join()
         process.kill()
+
+
+def test_a_fork_waits_for_what_is_computed():
+    gate, order = fork_gate.Gate(), []
+
+    def compute(name):
+        with gate:
+            order.append(f"{name} in")
+            if name == "first":
+                waiting.set()
+                closing.wait(PATIENCE)
+            order.append(f"{name} out")
+
+    waiting, closing = threading.Event(), threading.Event()
+    first = threading.Thread(target=compute, args=("first",))
+    first.start()
+    waiting.wait(PATIENCE)
+    threading.Timer(0.05, closing.set).start()
+    gate.close()
+    order.append("fork")
+    second = threading.Thread(target=compute, args=("second",))
+    second.start()
+    second.join(0.05)
+    assert order == ["first in", "first out", "fork"]
+    gate.open()
+    second.join(PATIENCE)
+    assert order[3:] == ["second in", "second out"]
+    with gate:  # a signal's handler may fork
+        gate.close()
+        gate.open()
+    first.join()
 
 
 # Precision, devices, backends

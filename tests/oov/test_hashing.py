@@ -9,7 +9,7 @@ from pathlib import Path
 import magnitude_files as mf
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from plain_hashing import DIM, KEYS, NUMBERS, hashed, seeded
 from serving import LoggingServer
@@ -18,9 +18,7 @@ import streamfile
 from streamfile import Magnitude
 from streamfile.oov.hashing import random_vector
 
-quick = settings(
-    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+quick = settings(max_examples=100)
 
 
 def test_the_formula_gives_the_published_numbers():

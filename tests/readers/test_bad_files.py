@@ -8,7 +8,7 @@ import apsw
 import magnitude_files as mf
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scripted_server import ScriptedServer, Status, Whole
 from serving import LoggingServer
@@ -354,9 +354,7 @@ def use(path, keys):
 
 places = st.floats(0, 1, exclude_max=True)
 bytes_ = st.sampled_from([0, 1, 2, 5, 10, 13, 0x7F, 0x80, 0xFF]) | st.integers(0, 255)
-damage = settings(
-    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+damage = settings(max_examples=200)
 
 
 @pytest.fixture(params=["sql", "pages"])

@@ -3,7 +3,7 @@
 import copy
 import json
 
-import h5py
+import apsw
 import numpy as np
 
 SMALL = {
@@ -77,6 +77,8 @@ def write_model(folder, options=None, *, seed=0, scale=1.0):
     -------
     options_path, weights_path
     """
+    import h5py  # most tests need none
+
     options = options or SMALL
     rng = np.random.default_rng(seed)
     folder.mkdir(parents=True, exist_ok=True)
@@ -88,3 +90,12 @@ def write_model(folder, options=None, *, seed=0, scale=1.0):
             values = rng.standard_normal(shape, dtype=np.float32)
             file[name] = values * np.float32(scale / np.sqrt(fan))
     return paths
+
+
+def changed_frame(path, change):
+    """Change the stored bytes of a file's weights."""
+    connection = apsw.Connection(str(path))
+    rows = [row for (row,) in connection.execute("SELECT meta_file FROM magnitude_meta_1")]
+    connection.execute("DELETE FROM magnitude_meta_1")
+    connection.execute("INSERT INTO magnitude_meta_1 VALUES (?)", (change(b"".join(rows)),))
+    connection.close()

@@ -7,14 +7,14 @@ import shutil
 import socket
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-START_SECONDS = 10
+from waiting import PATIENCE, wait_until
+
 SYNC_PATH = "/.nginx-log-is-written"
 
 CONFIG = """
@@ -65,7 +65,7 @@ class Nginx(str):
         connection (a number for each) and connection_requests (1 for the first on its connection).
         """
         # The one worker logs an answer before it takes the next request, so this waits for the log.
-        connection = http.client.HTTPConnection(urlsplit(self).netloc, timeout=START_SECONDS)
+        connection = http.client.HTTPConnection(urlsplit(self).netloc, timeout=PATIENCE)
         connection.request("GET", SYNC_PATH)
         connection.getresponse().read()
         connection.close()
@@ -116,7 +116,7 @@ def nginx_server(directory: Path, *, extra: str = "") -> Iterator[Nginx]:
                 yield server
             finally:
                 process.terminate()
-                process.wait(timeout=START_SECONDS)
+                process.wait(timeout=PATIENCE)
 
 
 def _free_port() -> int:
@@ -128,11 +128,12 @@ def _free_port() -> int:
 
 def _wait_until_up(process: subprocess.Popen, port: int, error_log: Path) -> None:
     """Return when the port takes connections."""
-    deadline = time.monotonic() + START_SECONDS
-    while process.poll() is None and time.monotonic() < deadline:
+
+    def answers() -> bool:
         with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.02)
-    log = error_log.read_text() if error_log.exists() else "no log"
-    raise RuntimeError(f"nginx did not start: {log}")
+            return probe.connect_ex(("127.0.0.1", port)) == 0
+
+    wait_until(lambda: process.poll() is not None or answers())
+    if process.poll() is not None:
+        log = error_log.read_text() if error_log.exists() else "no log"
+        raise RuntimeError(f"nginx did not start: {log}")

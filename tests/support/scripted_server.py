@@ -40,6 +40,7 @@ class Reply:
     headers: dict[str, str]
     body: bytes = b""
     delay: float = 0
+    until: threading.Event | None = None  # wait for it before anything is sent
     cut: int | None = None  # end the connection after so many bytes of the body
 
     def __post_init__(self):
@@ -78,6 +79,11 @@ def Disconnect() -> Answer:
 def Stall(seconds: float) -> Answer:
     """Give the right answer, late."""
     return lambda server, request: replace(server.right_reply(request), delay=seconds)
+
+
+def Held(until: threading.Event) -> Answer:
+    """Give the right answer once an event is set."""
+    return lambda server, request: replace(server.right_reply(request), until=until)
 
 
 def WrongRange(shift: int = 1) -> Answer:
@@ -238,6 +244,9 @@ class ScriptedServer:
         """Send an answer; say whether the connection stays open."""
         if self._closing.wait(reply.delay):
             return False
+        while reply.until is not None and not reply.until.wait(0.01):
+            if self._closing.is_set():
+                return False
         last = "content-length" not in reply.headers or reply.cut is not None
         last = last or request.headers.get("connection", "").lower() == "close"
         headers = reply.headers | ({"Connection": "close"} if last and reply.cut is None else {})

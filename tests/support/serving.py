@@ -1,11 +1,10 @@
 """A range server that keeps what it was asked, and `.magnitude` files replaced while it runs."""
 
-import time
 from pathlib import Path
 
-from streamfile.web.range_server import RangeServer, Served
+from waiting import wait_until
 
-PATIENCE = 5
+from streamfile.web.range_server import RangeServer, Served
 
 
 class LoggingServer(RangeServer):
@@ -21,9 +20,7 @@ class LoggingServer(RangeServer):
 
     def requests(self, count: int) -> list[Served]:
         """Give the log once it has so many entries: the client may be ahead of it."""
-        limit = time.monotonic() + PATIENCE
-        while len(self.log) < count and time.monotonic() < limit:
-            time.sleep(0.001)
+        wait_until(lambda: len(self.log) >= count)
         assert len(self.log) == count
         return list(self.log)
 

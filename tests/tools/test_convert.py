@@ -6,7 +6,6 @@ import random
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from contextlib import closing
 from pathlib import Path
@@ -15,8 +14,10 @@ import apsw
 import magnitude_files as mf
 import numpy as np
 import pytest
+from children import child
 from serving import LoggingServer
 from vector_files import binary_file, text_file
+from waiting import wait_until
 
 from streamfile import Magnitude, errors
 from streamfile.tools.convert import Converted, convert
@@ -418,13 +419,6 @@ def large(tmp_path_factory):
     return path
 
 
-def child(script, *args, prefix=(), **options):
-    command = [*prefix, sys.executable, "-c", script, *map(str, args)]
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
-    )
-
-
 MEASURE = """
 import re, sys
 from pathlib import Path
@@ -457,13 +451,14 @@ def interrupted(path, folder, begun, *options):
     """Convert on the command line, and press Ctrl-C once something is there."""
     arguments = ["convert", "-i", path, "-o", folder / "out.magnitude", *options]
     run = child(CLI, *arguments, start_new_session=True)
-    limit = time.monotonic() + 60
-    while not any(file.stat().st_size > 1 << 16 for file in folder.glob(begun)):
+
+    def there():
         assert run.poll() is None, run.communicate()
-        assert time.monotonic() < limit
-        time.sleep(0.005)
+        return any(file.stat().st_size > 1 << 16 for file in folder.glob(begun))
+
+    wait_until(there)
     os.killpg(run.pid, signal.SIGINT)  # as a terminal does
-    return run, *run.communicate(timeout=60)
+    return run, *run.communicate()
 
 
 def test_ctrl_c_leaves_nothing(tmp_path, large):
@@ -525,7 +520,7 @@ def test_no_space_left(tmp_path, limit, options):
     )
     prefix = () if limit else own_mounts()
     run = child(LIMITED, limit, path, folder, "-p", "4", *options, prefix=prefix)
-    out, err = run.communicate(timeout=100)
+    out, err = run.communicate()
     assert (run.returncode, out) == (2, "[]\n"), err
     said = err.splitlines()[-1]
     assert said.startswith("streamfile: ")

@@ -1,19 +1,16 @@
 """Files laid out for streaming, held against SQLite and the files that they were made of."""
 
-import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 from contextlib import closing
 from itertools import pairwise
-from pathlib import Path
 
 import apsw
 import magnitude_files as mf
 import numpy as np
 import pytest
+from children import child
 from wide_sqlite import why_no_wide_sqlite, wide_sqlite
 
 import streamfile
@@ -466,25 +463,17 @@ def test_a_damaged_source_is_refused_and_leaves_nothing(folder, tmp_path):
 # Interrupted, and in the way
 
 
-def child(*lines, **options):
-    """Run Python in another process."""
-    environment = os.environ | {"PYTHONPATH": str(Path(streamfile.__file__).parents[1])}
+def repacking(*lines, args=(), **options):
+    """Run lines of Python in another process."""
     script = "\n".join(["import sys", "from streamfile.tools.repack import repack", *lines])
-    return subprocess.Popen(
-        [sys.executable, "-c", script, *options.pop("args", ())],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        **options,
-    )
+    return child(script, *args, **options)
 
 
 WAITS = [  # when the vectors are written
-    "import time, streamfile.tools.repack as module",
+    "import streamfile.tools.repack as module",
     "def wait(*args):",
     "    print('here', flush=True)",
-    "    time.sleep(60)",
+    "    sys.stdin.read()",
     "module.write_front = wait",
 ]
 
@@ -494,12 +483,12 @@ def test_an_interrupted_run_can_be_repeated(folder, tmp_path, sent):
     shutil.copy(folder / "medium", tmp_path / "a")
     names = ("a", "b")
     args = [str(tmp_path / name) for name in names]
-    with child(*WAITS, "repack(*sys.argv[1:], log=False)", args=args) as process:
+    with repacking(*WAITS, "repack(*sys.argv[1:], log=False)", args=args) as process:
         assert process.stdout.readline() == "here\n"
         with pytest.raises(ExistsError, match="is being written by another process"):
             repack(*args, log=False)
         process.send_signal(sent)
-        process.wait(10)
+        process.wait()
     left = {path.name for path in tmp_path.iterdir()} - {"a"}
     assert "b" not in left
     assert len(left) == (sent == signal.SIGKILL)
@@ -556,14 +545,14 @@ def test_no_space_left(folder, tmp_path):
     limit = "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)"
     size = (folder / "medium").stat().st_size // 2
     args = ["repack", str(folder / "medium"), "-o", str(tmp_path / "b"), "--quiet"]
-    with child(
+    with repacking(
         limit,
         f"resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))",
         "from streamfile.cli.main import main",
         "sys.exit(main(sys.argv[1:]))",
         args=args,
     ) as process:
-        _, said = process.communicate(timeout=30)
+        _, said = process.communicate()
     assert process.returncode == 2
     assert said.startswith("streamfile: ")
     assert "File too large" in said
@@ -597,7 +586,7 @@ def test_memory_is_bounded_whatever_the_n_grams_take(tmp_path):
 
 def peak_of_repack(source, target):
     """Give the bytes by which memory grows at most, those of mapped files too."""
-    with child(
+    with repacking(
         "import streamfile.search.matrix",
         "def peak(): return int(open('/proc/self/status').read().split('VmHWM:')[1].split()[0])",
         "before = peak()",
@@ -605,6 +594,6 @@ def peak_of_repack(source, target):
         "print(peak() - before)",
         args=[str(source), str(target)],
     ) as process:
-        said, _ = process.communicate(timeout=60)
+        said, _ = process.communicate()
     assert int(said) > 0
     return int(said) << 10

@@ -4,14 +4,14 @@ import contextlib
 import os
 import random
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nginx import find_nginx, nginx_server
-from scripted_server import Changed, Ok, ScriptedServer, Stall, Whole
+from scripted_server import Changed, Held, Ok, ScriptedServer, Stall, Whole
+from waiting import wait_until
 
 import vfs
 from streamfile.web.range_server import RangeServer
@@ -348,12 +348,13 @@ def test_an_answer_overtaken_by_a_newer_version_is_not_given_out(open_):
     with ScriptedServer(OLD) as server, ThreadPoolExecutor(1) as pool:
         open_(server)
         file = open_(server)
-        server.script.extend([Stall(0.4), Changed(NEW, '"v2"')])
+        answered = threading.Event()
+        server.script.extend([Held(answered), Changed(NEW, '"v2"')])
         early = pool.submit(file.read, AT, 10)
-        while len(server.requests) < 2:
-            time.sleep(0.01)
+        wait_until(lambda: len(server.requests) == 2)
         assert file.read(AT + 100_000, 10) == NEW[AT + 100_000 :][:10]
         assert not early.done()
+        answered.set()
         assert early.result() == NEW[AT : AT + 10]
 
 

@@ -9,6 +9,7 @@ import apsw
 import pytest
 from nginx import find_nginx, nginx_server
 from scripted_server import Changed, Disconnect, Ok, ScriptedServer, ShortBody, Status, Whole
+from waiting import wait_until
 
 import vfs
 from streamfile.web.range_server import RangeServer
@@ -432,14 +433,9 @@ def test_closing_the_connection_closes_the_file(server):
         connection.close()
         assert file._cache.disk is None
     del connection
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
-        # The test's own server has a thread and a socket a connection.
-        if threading.active_count() <= threads and len(_open_files()) <= before:
-            break
-        time.sleep(0.02)
-    assert threading.active_count() <= threads
-    assert len(_open_files()) <= before
+    # The test's own server has a thread and a socket a connection.
+    wait_until(lambda: threading.active_count() <= threads)
+    wait_until(lambda: len(_open_files()) <= before)
 
 
 def test_a_refused_file_is_closed():
@@ -447,10 +443,7 @@ def test_a_refused_file_is_closed():
     for _ in range(3):
         with ScriptedServer(bytes(5000)) as server, pytest.raises(vfs.DatabaseError):
             vfs.connect(server.url)
-    deadline = time.monotonic() + 10
-    while len(_open_files()) > before and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert len(_open_files()) <= before
+    wait_until(lambda: len(_open_files()) <= before)
 
 
 def test_a_connection_of_another_kind_has_no_file():

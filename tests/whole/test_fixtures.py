@@ -24,6 +24,7 @@ from scripted_server import (
     Whole,
     WrongRange,
 )
+from waiting import PATIENCE
 from wide_sqlite import why_no_wide_sqlite, wide_sqlite
 
 CONTENT = bytes(range(256)) * 4
@@ -269,7 +270,7 @@ def get(server, first=None, last=None, **headers):
     if first is not None:
         headers["Range"] = f"bytes={first}-{last}"
     headers = {name.replace("_", "-"): value for name, value in headers.items()}
-    return requests.get(server.url, headers=headers, allow_redirects=False, timeout=10)
+    return requests.get(server.url, headers=headers, allow_redirects=False, timeout=PATIENCE)
 
 
 def test_right_answers():
@@ -383,10 +384,8 @@ def test_parallel_requests_use_each_entry_once():
 
 
 def test_the_server_ends_in_the_middle_of_answers():
-    with ScriptedServer(bytes(1 << 26), [Whole(), Stall(60)]) as server:
+    with ScriptedServer(bytes(1 << 26), [Whole(), Stall(3600)]) as server:
         assert requests.get(server.url, stream=True).status_code == 200
         with pytest.raises(requests.ReadTimeout):
             requests.get(server.url, timeout=0.1)
-        begin = time.monotonic()
-    assert time.monotonic() - begin < 5
     assert 0 < server.requests[0].body_bytes_sent < 1 << 26

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from nginx import find_nginx, nginx_server
 from serving import LoggingServer, asked_range, replace_file
+from waiting import PATIENCE
 
 import streamfile
 import vfs
@@ -465,7 +466,7 @@ def test_threads_that_meet_a_changed_file_at_once(folder, kept, versions, tmp_pa
             ready = threading.Barrier(8)
 
             def meet(seed, v=v, ready=ready):
-                ready.wait(10)
+                ready.wait(PATIENCE)
                 numbers = places(20, seed)
                 return numbers, v.query([keys[n] for n in numbers])
 

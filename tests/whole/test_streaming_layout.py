@@ -15,7 +15,7 @@ import apsw
 import magnitude_files as mf
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from serving import LoggingServer, asked_range
 from sql_similar import misspelt, sql_similar
@@ -245,7 +245,7 @@ letters = st.characters(blacklist_categories=("Cs",), blacklist_characters='\0"'
 parts = st.sampled_from([*KEYS[:300], "un", "ing", "ness", "^", "*", "-", "'", " "])
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=80)
 @given(
     st.one_of(
         st.text(letters, max_size=12),

@@ -7,7 +7,7 @@ import apsw
 import magnitude_files as mf
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from streamfile.write import indexes
@@ -28,9 +28,7 @@ EDGES = [0, 1, 2, 127, 128, 32767, 32768, 2**23 - 1, 2**23, 2**31 - 1, 2**31]
 NUMBERS = st.sampled_from([sign * edge for edge in EDGES for sign in (1, -1)]) | st.integers(
     -(2**31), 2**31
 )
-quick = settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+quick = settings(max_examples=150)
 
 
 def database(keys):

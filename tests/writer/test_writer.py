@@ -11,7 +11,7 @@ import apsw
 import magnitude_files as mf
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from sqlite_oracle import (
     PAGE_SIZES,
@@ -37,9 +37,7 @@ INDEX = "CREATE INDEX i ON t (k)"
 ONE_COLUMN = "CREATE TABLE t (b)"
 LOCK_PAGE = (1 << 30) // 65536 + 1
 
-quick = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+quick = settings(max_examples=60)
 
 
 def rows_of(records):

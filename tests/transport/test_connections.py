@@ -1,0 +1,372 @@
+"""Connections: made, shared, opened ahead, left alone by sessions, threads and forks."""
+
+import contextlib
+import gc
+import logging
+import os
+import pickle
+import random
+import shutil
+import socket
+import ssl
+import subprocess
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import requests
+from nginx import find_nginx, nginx_server
+from remote_content import AT, BLOCK, CONTENT, opened, wave
+from requests.adapters import HTTPAdapter
+from scripted_server import ScriptedServer, Stall
+from sessions import SpecialSession, plain_session, tells
+from urllib3.connectionpool import HTTPSConnectionPool
+from waiting import PATIENCE, wait_until
+
+import vfs
+from streamfile.web.range_server import RangeServer
+from vfs import workers
+from vfs.workers import Slots
+
+
+def connections_of(requests):
+    return {request.connection for request in requests}
+
+
+# Making one
+
+
+@pytest.mark.parametrize(("code", "tries"), [(socket.EAI_NONAME, 1), (socket.EAI_AGAIN, 3)])
+def test_a_name_that_does_not_resolve_is_told(monkeypatch, code, tries):
+    asked = []
+
+    def resolve(*args, **options):
+        asked.append(args)
+        raise socket.gaierror(code, "what the system says")
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)  # real resolvers differ, and take seconds
+    with pytest.raises(vfs.ConnectError, match=r"name does not resolve: what the system says"):
+        opened("http://nowhere.invalid/file", connections=1, retries=2)
+    assert len(asked) == tries
+
+
+def test_a_refused_connection_is_told():
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        url = f"http://127.0.0.1:{free.getsockname()[1]}/file"
+    with pytest.raises(vfs.ConnectError, match="Connection refused"):
+        opened(url, retries=1)
+
+
+def test_a_server_that_does_not_speak_tls_is_told():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer():
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _ = listener.accept()
+                    connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+                    connection.close()
+
+        threading.Thread(target=answer, daemon=True).start()
+        url = f"https://127.0.0.1:{listener.getsockname()[1]}/file"
+        with pytest.raises(vfs.ConnectError, match="secure connection failed"):
+            opened(url, retries=0, connections=1)
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+# How many
+
+
+@pytest.mark.skipif(find_nginx() is None, reason="nginx is not installed")
+@pytest.mark.parametrize(("bears", "most"), [(4, 8), (1, 2)])
+def test_a_server_that_refuses_connections_is_read_with_fewer(tmp_path, bears, most):
+    content = random.Random(2).randbytes(5 << 20)
+    ranges = [(130_000 * n, 10_000) for n in range(40)]
+    with ScriptedServer(content, then=Stall(0.02)) as server:
+        base = server.url.rpartition("/")[0]
+        extra = f"location / {{ limit_conn clients {bears}; proxy_pass {base}; }}"
+        with nginx_server(tmp_path, extra=extra) as url:
+            with opened(f"{url}/file.magnitude") as file:
+                data = file.read_many(ranges)
+                assert data == [content[at : at + length] for at, length in ranges]
+                assert file.stats.retries
+                assert 1 <= file.connections <= most
+            assert 503 in {request["status"] for request in url.requests()}
+
+
+def test_slots_shrink_once_for_a_burst_of_refusals():
+    slots = Slots(8)
+    with slots as alone:
+        pass
+    slots.shrink(alone)
+    assert slots.width == 8  # nothing else was under way
+    with slots as first, slots as second, slots:
+        for entered in (first, second):
+            slots.shrink(entered)
+        assert slots.width == 4
+        with slots as later:
+            slots.shrink(later)
+        assert slots.width == 2
+
+
+def test_a_smaller_width_holds_from_then_on():
+    slots = Slots(2)
+    inside = threading.Event()
+    with slots as entered, slots:
+        slots.shrink(entered)
+
+    def enter():
+        with slots:
+            inside.set()
+
+    thread = threading.Thread(target=enter)
+    with slots:
+        thread.start()
+        assert not inside.wait(0.1)
+    thread.join(PATIENCE)
+    assert inside.is_set()
+
+
+def test_connections_that_were_given_up_come_back_after_a_calm_minute(monkeypatch):
+    slots = Slots(8)
+    with slots, slots as entered:
+        slots.shrink(entered)
+    assert slots.width == 4
+    with slots:
+        assert slots.width == 4
+    monkeypatch.setattr(workers, "CALM", -1.0)
+    for width in (8, 8):
+        with slots:
+            assert slots.width == width
+
+
+def test_a_wave_shares_connections_up_to_the_option():
+    with ScriptedServer(CONTENT, then=Stall(0.05)) as server, opened(server, connections=3) as file:
+        wave(file)
+        assert file.connections == 3
+        assert 2 <= len(connections_of(server.requests)) <= 3
+
+
+# Sessions
+
+
+def test_the_sessions_pool_bounds_the_connections():
+    session = SpecialSession()
+    session.mount("http://", HTTPAdapter(pool_maxsize=2))
+    with (
+        ScriptedServer(CONTENT, then=Stall(0.05)) as server,
+        opened(server, session=session) as file,
+    ):
+        wave(file)
+        assert file.connections == 2
+        # While one is opened ahead, a request may make another, of which one is discarded.
+        assert 2 <= len(connections_of(server.requests)) <= 3
+
+
+class StampingAdapter(HTTPAdapter):
+    """An adapter with a state of its own, as those for certificates have."""
+
+    def __init__(self, stamp):
+        self.stamp = stamp
+        super().__init__()
+
+    def init_poolmanager(self, *args, **options):
+        assert self.stamp
+        super().init_poolmanager(*args, **options)
+
+    def add_headers(self, request, **_):
+        request.headers["X-Stamp"] = self.stamp
+
+
+def test_a_session_with_an_adapter_of_its_own_is_used_and_left_open():
+    session = requests.Session()
+    session.mount("http://", StampingAdapter("here"))
+    with ScriptedServer(CONTENT) as server:
+        session.get(server.url)
+        with opened(server, session=session) as file:
+            wave(file)
+        assert {request.headers.get("x-stamp") for request in server.requests} == {"here"}
+        before = connections_of(server.requests)
+        session.get(server.url)
+        assert server.requests[-1].connection in before
+
+
+def test_a_session_may_be_used_beside_the_file():
+    with ScriptedServer(CONTENT) as server, requests.Session() as session:
+        session.headers["X-Mine"] = "yes"
+        with opened(server, session=session) as file:
+            assert session.get(server.url).content == CONTENT
+            wave(file)
+        session.get(server.url)
+        assert {request.headers.get("x-mine") for request in server.requests} == {"yes"}
+        assert {request.headers["accept-encoding"] for request in server.requests} > {"identity"}
+
+
+# Threads, forks, copies, and the end
+
+
+def test_threads_share_one_file():
+    def read(seed):
+        chosen = random.Random(seed)
+        for _ in range(30):
+            ranges = [(chosen.randrange(600_000), chosen.randrange(9000)) for _ in range(3)]
+            assert file.read_many(ranges) == [CONTENT[at : at + length] for at, length in ranges]
+
+    with ScriptedServer(CONTENT) as server:
+        options = {"memory_size": 100_000, "connections": 6}
+        with opened(server, **options) as file, ThreadPoolExecutor(8) as pool:
+            list(pool.map(read, range(8)))
+        assert len(connections_of(server.requests)) <= 6
+
+
+@pytest.mark.parametrize("make", [None, plain_session, SpecialSession, "adapter"])
+def test_a_forked_child_reads_through_connections_of_its_own(make):
+    session = make() if callable(make) else None
+    if make == "adapter":
+        session = requests.Session()
+        session.mount("http://", StampingAdapter("here"))
+    options = {} if session is None else {"session": session}
+    with ScriptedServer(CONTENT) as server, opened(server, memory_size=0, **options) as file:
+        wave(file)
+        before = len(server.requests)
+        child = os.fork()
+        if not child:
+            code = 1
+            with contextlib.suppress(BaseException):
+                wave(file)
+                code = 0
+            os._exit(code)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        wave(file)
+        assert len(server.requests) == before + 16
+        of_parent = connections_of(server.requests[:before] + server.requests[before + 8 :])
+        of_child = connections_of(server.requests[before : before + 8])
+        assert not of_parent & of_child
+        assert file.stats.retries == 0
+
+
+def test_a_file_can_be_pickled(tmp_path):
+    session = requests.Session()
+    session.headers["X-Key"] = "secret"
+    with ScriptedServer(CONTENT) as server:
+        options = {"cache_dir": tmp_path, "cache_size": 1 << 20, "session": session}
+        with vfs.open(server.url, **options) as file:
+            with pickle.loads(pickle.dumps(file)) as copy:
+                wave(copy)
+                assert (copy.url, copy.stats.requests) == (file.url, 8)
+            assert file.stats.requests == 1
+        assert all(tells(request) for request in server.requests)
+
+
+def test_a_closed_file_does_not_hang_a_reader():
+    with ScriptedServer(CONTENT) as server:
+        file = opened(server, connections=1, deadline=5)
+        file.close()
+        assert file.read(AT, 4096) == BLOCK
+        file.close()
+
+
+def test_threads_of_forgotten_files_end():
+    def workers():
+        return sum(thread.name == "vfs-worker" for thread in threading.enumerate())
+
+    with ScriptedServer(CONTENT) as server:
+        file = opened(server)
+        wave(file)
+        busy = workers()
+        assert busy >= 8
+        del file
+        gc.collect()
+        wait_until(lambda: workers() <= busy - 8)
+
+
+# TLS
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory):
+    """Give a key and a certificate for 127.0.0.1, in one file."""
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("no openssl to make a certificate with")
+    path = tmp_path_factory.mktemp("tls") / "both.pem"
+    subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
+    files = ["-keyout", str(path), "-out", str(path) + ".crt"]
+    command = [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1"]
+    subprocess.run([*command, *files, *subject], check=True, capture_output=True)
+    with path.open("a") as both:
+        both.write(Path(str(path) + ".crt").read_text())
+    return path
+
+
+@contextlib.contextmanager
+def secure_server(directory, certificate):
+    """Serve a directory over TLS; give the address, and the list of those who connected."""
+    connections = []
+
+    class Secure(RangeServer):
+        def on_connect(self):
+            connections.append(threading.current_thread())
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    log = logging.getLogger("streamfile.web.range_server")
+    log.setLevel(logging.CRITICAL)
+    try:
+        with Secure(directory) as server:
+            server.socket = context.wrap_socket(
+                server.socket, server_side=True, do_handshake_on_connect=False
+            )
+            yield server.url.replace("http:", "https:"), connections
+    finally:
+        log.setLevel(logging.NOTSET)
+
+
+def test_tls_connections_opened_ahead_are_the_ones_that_are_used(
+    tmp_path, certificate, monkeypatch
+):
+    (tmp_path / "file").write_bytes(CONTENT)
+    put, idle = HTTPSConnectionPool._put_conn, set()
+
+    def note(pool, connection):
+        put(pool, connection)
+        idle.add(connection)
+
+    monkeypatch.setattr(HTTPSConnectionPool, "_put_conn", note)
+    session = requests.Session()
+    session.verify = str(certificate)
+    with (
+        secure_server(tmp_path, certificate) as (url, connections),
+        opened(url + "file", session=session, connections=8) as file,
+    ):
+        wait_until(lambda: len(idle) == 8)
+        time.sleep(0.2)  # for the session tickets behind the handshakes
+        ranges = [(at, 10) for at in range(AT, AT + 8 * 32768, 32768)]
+        assert file.read_many(ranges) == [CONTENT[at : at + 10] for at, _ in ranges]
+        assert file.stats.requests == 9
+        assert len(connections) == 8
+
+
+def test_an_unknown_certificate_is_a_typed_error_at_once(tmp_path, certificate, caplog):
+    (tmp_path / "file").write_bytes(CONTENT)
+    with secure_server(tmp_path, certificate) as (url, connections):
+        with pytest.raises(vfs.ConnectError, match="certificate"):
+            opened(url + "file", connections=1)
+        assert len(connections) == 1
+    assert "follows" not in caplog.text
+
+
+def test_the_certificates_of_a_session_count_more_than_those_of_the_environment(
+    tmp_path, certificate, monkeypatch
+):
+    (tmp_path / "file").write_bytes(CONTENT)
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", requests.certs.where())
+    session = requests.Session()
+    session.verify = str(certificate)
+    with (
+        secure_server(tmp_path, certificate) as (url, _),
+        opened(url + "file", session=session) as file,
+    ):
+        assert file.read(0, 10) == CONTENT[:10]
