@@ -118,7 +118,7 @@ class Vectors:
             if len(absent) == len(names):
                 return fresh
             place |= zip(absent, itertools.count(len(known)), strict=False)
-            vectors = np.concatenate([vectors, fresh]) if known else fresh
+            vectors = np.concatenate([vectors, fresh], dtype=self.dtype) if known else fresh
         elif len(known) == len(names):
             return vectors
         return vectors[[place[name] for name in names]]
