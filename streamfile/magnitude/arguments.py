@@ -1,4 +1,4 @@
-"""Arguments of constructors: names that are misspelt, and names that mean nothing any more."""
+"""Checks of constructor arguments: unknown names, impossible numbers, ignored options."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _warned: set[str] = set()
 
 
 def checked_names(constructor: Callable[P, T]) -> Callable[P, T]:
-    """Make a constructor refuse an unknown name with the nearest one that it has.
+    """Make a constructor reject unknown argument names, and suggest the nearest known ones.
 
     Parameters
     ----------
     constructor
-        An ``__init__`` of named parameters. Its signature stays visible.
+        An ``__init__`` method of named parameters. Its signature stays visible.
     """
     owner = constructor.__qualname__.partition(".")[0]
     names = list(inspect.signature(constructor).parameters)[1:]
@@ -44,12 +44,12 @@ def checked_names(constructor: Callable[P, T]) -> Callable[P, T]:
 
 
 def check_counts(lazy_loading: int, placeholders: int) -> int:
-    """Check numbers that constructors share, and return the second.
+    """Check two arguments that constructors share, and return `placeholders`.
 
     Raises
     ------
     ArgumentError
-        A number that cannot be.
+        A number is too small.
     """
     if lazy_loading < -1 or placeholders < 0:
         raise ArgumentError(
@@ -60,17 +60,17 @@ def check_counts(lazy_loading: int, placeholders: int) -> int:
 
 
 def warn_of_ignored(**options: object) -> None:
-    """Warn, once for each name, of arguments that are accepted and mean nothing.
+    """Warn, once for each name, about arguments that have no effect.
 
     Parameters
     ----------
     **options
-        Their values, None where they were not given.
+        Values of the arguments by name, None for arguments that the caller omitted.
     """
     for name, value in options.items():
         if value is not None and name not in _warned:
             _warned.add(name)
             warnings.warn(
                 f"{name}={value!r} is accepted, for pymagnitude has it, and means nothing here",
-                stacklevel=4,  # the constructor, its check of names, the caller
+                stacklevel=4,  # the caller, behind the constructor and the check of names
             )
