@@ -32,6 +32,7 @@ from similarity import LIMIT, MB, Numbers, memory
 from streamfile import Magnitude
 from streamfile.format.tables import BLOBS
 from streamfile.lookup.contextual import OPTIONS, WEIGHTS
+from streamfile.readers.kept_blobs import keep_blob
 from streamfile.readers.local import LocalReader
 from vfs.btree.blobs import BlobTable
 from vfs.btree.walk import run
@@ -113,7 +114,7 @@ def encode(url: str, cache: str, cap: str) -> Numbers:
         before = memory()["VmRSS"]
         start = time.perf_counter()
         with v.stats.measure() as counted:
-            v._reader.blob_file(WEIGHTS)
+            keep_blob(v._reader, WEIGHTS)
         seconds = time.perf_counter() - start
         fetching = memory()["VmHWM"] - before
         shape = v.query(SENTENCE).shape

@@ -26,6 +26,7 @@ from roundtrips import HANDSHAKE, LATENCY, SlowServer, count_waves
 
 import vfs
 from streamfile import Magnitude
+from streamfile.lookup.vectors import similar_to
 from streamfile.readers.local import LocalReader
 from streamfile.readers.remote import RemoteReader
 from streamfile.web.range_server import RangeServer
@@ -190,7 +191,7 @@ def compare(path: Path, asked: Sequence[str]) -> None:
             ("local", LocalReader(str(path))),
             ("streamed", RemoteReader(server.url + path.name, cache_dir=cache)),
         ):
-            found = reader.similar(asked, language="en", case_insensitive=False)
+            found = similar_to(reader, asked, language="en", case_insensitive=False)
             reader.close()
             equal[name] = sum(a == b for a, b in zip(found, rows, strict=True))
     print(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from streamfile import models
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from streamfile.errors import (
     ArgumentError,
     ExistsError,
@@ -11,16 +13,22 @@ from streamfile.errors import (
     PathError,
     StreamfileError,
 )
-from streamfile.magnitude.featurizer import FeaturizerMagnitude
-from streamfile.magnitude.magnitude import Magnitude
-from streamfile.magnitude.utils import MagnitudeUtils
-from streamfile.tools.convert import Converted, convert
-from streamfile.tools.info import Info, info
-from streamfile.tools.repack import repack
-from streamfile.tools.route import route
+
+if TYPE_CHECKING:
+    from streamfile import models
+    from streamfile.magnitude.concatenated import ConcatenatedMagnitude
+    from streamfile.magnitude.featurizer import FeaturizerMagnitude
+    from streamfile.magnitude.magnitude import Magnitude
+    from streamfile.magnitude.model import VectorModel
+    from streamfile.magnitude.utils import MagnitudeUtils
+    from streamfile.tools.convert import Converted, convert
+    from streamfile.tools.info import Info, info
+    from streamfile.tools.repack import repack
+    from streamfile.tools.route import route
 
 __all__ = [
     "ArgumentError",
+    "ConcatenatedMagnitude",
     "Converted",
     "ExistsError",
     "FeaturizerMagnitude",
@@ -31,6 +39,7 @@ __all__ = [
     "NoIndexError",
     "PathError",
     "StreamfileError",
+    "VectorModel",
     "convert",
     "info",
     "models",
@@ -39,3 +48,32 @@ __all__ = [
 ]
 
 __version__ = "0.1.0"
+
+_MODULES = {
+    "ConcatenatedMagnitude": "streamfile.magnitude.concatenated",
+    "Converted": "streamfile.tools.convert",
+    "FeaturizerMagnitude": "streamfile.magnitude.featurizer",
+    "Info": "streamfile.tools.info",
+    "Magnitude": "streamfile.magnitude.magnitude",
+    "MagnitudeUtils": "streamfile.magnitude.utils",
+    "VectorModel": "streamfile.magnitude.model",
+    "convert": "streamfile.tools.convert",
+    "info": "streamfile.tools.info",
+    "repack": "streamfile.tools.repack",
+    "route": "streamfile.tools.route",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for first (PEP 562)."""
+    if name == "models":
+        return import_module("streamfile.models")
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = getattr(import_module(_MODULES[name]), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

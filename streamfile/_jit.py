@@ -1,8 +1,8 @@
-"""Machine code for the longest loops, where numba is installed (extra ``fast``).
+"""Machine code for the longest loops, if numba is installed (extra ``fast``).
 
-numba compiles it once, and only for that it is imported: that takes longer than most scans. The
-machine code is kept in the cache directory; llvmlite, which numba is made with, loads it in
-milliseconds. Without it numpy does the same.
+numba compiles a function once, and the cache directory keeps the machine code. Later processes
+load it with llvmlite in milliseconds and do not import numba, whose import takes longer than most
+scans. Without numba, numpy code does the same work.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ _known: dict[str, Callable[..., int] | None] = {}
 
 
 class Kernel:
-    """A function that can be compiled.
+    """A function that can be compiled to machine code.
 
     Parameters
     ----------
     function
-        Of pointers and numbers, which gives an integer. Its module has all that it depends on.
+        Function of pointers and numbers that returns an integer. It depends only on its module.
     arguments
-        Their types, as numba calls them, with a star behind those that are pointed at.
+        Types of the arguments, in numba's names; a pointer's type ends with a star.
     helpers
-        Functions of that module that it calls.
+        Functions of the module that `function` calls.
     """
 
     def __init__(
@@ -58,25 +58,26 @@ class Kernel:
 
     @property
     def source(self) -> bytes:
-        """The text of its module, and of this one."""
+        """Source text of the function's module and of this module."""
         paths = (inspect.getfile(self.function), __file__)
         return b"".join(Path(path).read_bytes() for path in paths)
 
 
 def compiled(kernel: Kernel, files: KeptFiles | None) -> Callable[..., int] | None:
-    """Load machine code.
+    """Load the machine code of a kernel; compile the kernel first if the code is not kept.
 
     Parameters
     ----------
     kernel
-        What it is made of.
+        The kernel.
     files
-        Where it is kept; without such a place nothing is compiled.
+        Kept files that the machine code belongs to; if None, nothing is compiled.
 
     Returns
     -------
     callable or None
-        The function, for addresses in place of pointers; None if that is not possible.
+        The compiled function, which takes addresses in place of pointers; None if it cannot be
+        compiled or loaded.
     """
     if files is None:
         return None
@@ -99,10 +100,10 @@ def compiled(kernel: Kernel, files: KeptFiles | None) -> Callable[..., int] | No
 
 
 def compiled_by_default(kernel: Kernel) -> Callable[..., int] | None:
-    """Load machine code that is kept in the default cache directory; see `compiled`."""
+    """Load machine code from the default cache directory, see `compiled`."""
     try:
         return compiled(kernel, default_kept_files())
-    except VFSError as failure:  # an option that reading files would tell
+    except VFSError as failure:  # the same error is raised when a file is opened
         log.info("no compiled code: %s", failure)
         return None
 
@@ -124,7 +125,7 @@ def _load(kernel: Kernel, file: KeptFile) -> Callable[..., int] | None:
     kinds = (NUMBERS.get(argument, ctypes.c_void_p) for argument in kernel.arguments)
     prototype = ctypes.CFUNCTYPE(ctypes.c_int64, *kinds)
     function: Any = prototype(engine.get_function_address(name.decode()))
-    function.engine = engine  # it owns the code
+    function.engine = engine  # the engine owns the code
     return function  # type: ignore[no-any-return]
 
 

@@ -1,4 +1,4 @@
-"""The vectors last used, in memory."""
+"""Cache of the most recently used vectors, in memory."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from streamfile._arrays import Array
 class RecentVectors:
     """A least-recently-used cache of vectors, in one matrix.
 
-    A query of thousands of keys goes in and out by whole arrays: an entry costs two operations on
-    a dict, whose order is that of use.
+    Lookups and insertions handle all vectors of a query at once. The order of a dict is the order
+    of use, so that an entry costs two operations on the dict.
 
     Parameters
     ----------
     capacity
-        Most vectors held.
+        Greatest number of vectors in the cache. The matrix grows when needed.
     dim, dtype
-        Of the vectors. The matrix grows as it fills.
+        Number of dimensions of a vector, and type of its numbers.
     """
 
     def __init__(self, capacity: int, dim: int, dtype: npt.DTypeLike) -> None:
@@ -35,13 +35,27 @@ class RecentVectors:
     def __contains__(self, name: object) -> bool:
         return name in self._slots
 
+    def take_one(self, name: Any) -> Array | None:
+        """Look up one vector, and mark it as used now.
+
+        Returns
+        -------
+        ndarray or None
+            A copy of the vector, shape (1, dim); None if it is not in the cache.
+        """
+        slot = self._slots.pop(name, None)
+        if slot is None:
+            return None
+        self._slots[name] = slot
+        return self._matrix[slot : slot + 1].copy()
+
     def take(self, names: Sequence[Any]) -> tuple[list[Any], Array]:
-        """Look vectors up; those that are here count as just used.
+        """Look up vectors, and mark the found ones as used now.
 
         Returns
         -------
         names, vectors
-            The different names that are here, and a copy of their vectors, shape (n, dim).
+            The names in the cache, without repeats, and a copy of their vectors, shape (n, dim).
         """
         here = self._slots.keys() & set(names)
         found = {name: self._slots.pop(name) for name in dict.fromkeys(names) if name in here}
@@ -49,14 +63,14 @@ class RecentVectors:
         return list(found), self._matrix[list(found.values())]
 
     def keep(self, names: Sequence[Any], vectors: Array) -> None:
-        """Add vectors, in place of those unused for longest.
+        """Add vectors, which replace the least recently used ones if the cache is full.
 
         Parameters
         ----------
         names
-            All different.
+            Names of the vectors, without repeats.
         vectors
-            Shape (n, dim).
+            The vectors, shape (n, dim).
         """
         names, vectors = names[-self._capacity :], vectors[-self._capacity :]
         slots = [self._slots.pop(name) for name in self._slots.keys() & set(names)]

@@ -1,16 +1,16 @@
-"""What a Magnitude object can refuse.
+"""Errors that this package raises.
 
 ::
 
     StreamfileError
-    ├── FormatError     a file that is not what it should be: no .magnitude file, a newer version,
-    │                   a broken row; a text of vectors with a line that is none
-    ├── PathError       no such local file, or a URL where a local path was meant
-    ├── ExistsError     a file where another one was to be written
-    ├── NoIndexError    a file without the index that was to be searched
-    └── ArgumentError   an argument that cannot be
+    ├── FormatError     a file of another format than expected: no .magnitude file, a newer
+    │                   version, a malformed row, a text of vectors with a malformed line
+    ├── PathError       a local file that does not exist, or a URL in place of a local path
+    ├── ExistsError     an output file that exists already
+    ├── NoIndexError    a search in an index that the file does not have
+    └── ArgumentError   an argument with an impossible value
 
-Errors of the network, of the cache and of SQLite's own format are those of `vfs.errors`.
+`vfs.errors` has the errors of the network, of the cache and of SQLite's file format.
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ __all__ = [
 
 
 class StreamfileError(Exception):
-    """Base of every error raised by this package."""
+    """Base class of all errors of this package."""
 
 
 class FormatError(StreamfileError):
-    """The file is not of the format that it should be."""
+    """The file does not have the expected format."""
 
 
 class PathError(StreamfileError, FileNotFoundError):
-    """There is no such local file."""
+    """The local file does not exist."""
 
 
 class ExistsError(StreamfileError, FileExistsError):
-    """There is a file where another one was to be written."""
+    """The output file exists already."""
 
 
 class NoIndexError(StreamfileError, RuntimeError):
-    """The file was made without the index that was to be searched."""
+    """The file does not have the index that a search needs."""
 
 
 class ArgumentError(StreamfileError, ValueError):
-    """An argument has a value that it cannot have."""
+    """An argument has an impossible value."""

@@ -1,6 +1,6 @@
-"""The ELMo models that are published as ``.magnitude`` files.
+"""List of the ELMo models that are published as ``.magnitude`` files.
 
-The names are those of the list in pymagnitude's ELMo.md.
+The names are from the list in pymagnitude's ELMo.md.
 """
 
 from __future__ import annotations
@@ -12,30 +12,31 @@ __all__ = ["MODELS", "Model"]
 GOOGLE_NEWS = "Google News"
 NEWS = "1 Billion Word Benchmark"
 WIKIPEDIA = "Wikipedia + WMT 2008-2012"
-LAYERS = 3  # that of characters, and two LSTMs'
+LAYERS = 3  # the character layer and two LSTM layers
 
 
 @dataclass(frozen=True)
 class Model:
-    """A published file.
+    """A published ELMo model.
 
     Attributes
     ----------
     name : str
-        What `streamfile.Magnitude` takes.
+        Name of the model, an argument for `streamfile.Magnitude`.
     flavour : str
-        ``light``, ``medium`` or ``heavy``: those with a vocabulary search by spelling from
-        ``medium`` on, and have an approximate index if ``heavy``.
+        ``light``, ``medium`` or ``heavy``. With a vocabulary, a ``medium`` or ``heavy`` file has
+        an index of n-grams, and a ``heavy`` file an index of approximate neighbours too.
     size : str
-        ``small``, ``medium`` or ``original``.
+        Size of the model: ``small``, ``medium`` or ``original``.
     corpus : str
-        What the model was trained on.
+        Corpus that the model was trained on.
     vocabulary : str or None
-        Whose words the file has vectors of; None: it holds the model alone.
+        Name of the vocabulary whose words have stored vectors; None if the file has only the
+        model.
     dim : int
-        Dimensions of a vector, all layers together.
+        Number of dimensions of a vector, all layers together.
     layers : int
-        Layers of a vector.
+        Number of layers of a vector.
     """
 
     name: str
@@ -47,7 +48,7 @@ class Model:
     layers: int = LAYERS
 
 
-# Size, corpus, dimensions, and what the file is named after.
+# Size, corpus, dimensions, and the part of the file name that is the model's.
 _TRAINED = (
     ("small", NEWS, 768, "2x1024_128_2048cnn_1xhighway"),
     ("medium", NEWS, 1536, "2x2048_256_2048cnn_1xhighway"),

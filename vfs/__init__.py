@@ -1,28 +1,16 @@
 """Random access to files, and to SQLite databases, on HTTP servers that answer Range requests.
 
-`open` gives the bytes of a file by range, `connect` an ordinary read-only SQLite connection.
-Below them, `Table` and `Index` take many keys down a SQLite b-tree together, one wave of parallel
-requests a level.
-`DatabaseWriter` writes such databases page by page.
+`open` gives the bytes of a file by range, `connect` an ordinary read-only SQLite connection, and
+`DatabaseWriter` writes such databases page by page. What else is here has rooms of its own:
+`transport` (HTTP), `cache` (memory and disk), `btree` (SQLite's b-trees, level by level), `router`
+(their interior pages, packed) and `writer`.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from vfs.btree.blobs import BEGINNING, Blob, BlobPiece, BlobTable, Place, blob_ranges, read_blobs
-from vfs.btree.index import Index, nocase
-from vfs.btree.index_keys import read_keys
-from vfs.btree.pages import Layout, LocalPages, Pages, RemotePages
-from vfs.btree.record import decode_record, read_varints
-from vfs.btree.scan_pages import ScanPages
-from vfs.btree.table import Rows, Table
-from vfs.btree.tree import VisitedMany
-from vfs.btree.walk import Walk, run, together
-from vfs.btree.whole_trees import is_index, read_entries, read_rows, survey
-from vfs.cache.directory import default_kept_files
-from vfs.cache.kept_files import KeptFiles
-from vfs.cache.unfinished_file import KeptFile, Part
 from vfs.errors import (
     AccessError,
     BudgetError,
@@ -41,22 +29,18 @@ from vfs.errors import (
     TransportError,
     VFSError,
 )
-from vfs.identity import Identity, local_name
-from vfs.options import Options
-from vfs.remote_file import RemoteFile
-from vfs.router.router import pack, unpack
-from vfs.sqlite_vfs import connect, connect_to, file_of
-from vfs.stats import Budget, Counters, Stats
-from vfs.workers import Workers
-from vfs.writer.database import DatabaseWriter
-from vfs.writer.record import encode_record, encode_varint
+
+if TYPE_CHECKING:
+    from vfs.identity import Identity
+    from vfs.options import Options
+    from vfs.remote_file import RemoteFile
+    from vfs.remote_file import open_file as open  # noqa: A004
+    from vfs.sqlite_vfs import connect, file_of
+    from vfs.stats import Budget, Counters, Stats
+    from vfs.writer.database import DatabaseWriter
 
 __all__ = [
-    "BEGINNING",
     "AccessError",
-    "Blob",
-    "BlobPiece",
-    "BlobTable",
     "Budget",
     "BudgetError",
     "CacheDirectoryError",
@@ -68,80 +52,44 @@ __all__ = [
     "DeadlineError",
     "FileChangedError",
     "Identity",
-    "Index",
-    "KeptFile",
-    "KeptFiles",
-    "Layout",
-    "LocalPages",
     "NotFoundError",
     "OptionError",
     "Options",
-    "Pages",
-    "Part",
-    "Place",
     "RangeError",
     "RedirectError",
     "RemoteFile",
-    "RemotePages",
     "ResponseError",
-    "Rows",
-    "ScanPages",
     "Stats",
     "StatusError",
-    "Table",
     "TransportError",
     "VFSError",
-    "VisitedMany",
-    "Walk",
-    "Workers",
-    "blob_ranges",
     "connect",
-    "connect_to",
-    "decode_record",
-    "default_kept_files",
-    "encode_record",
-    "encode_varint",
     "file_of",
-    "is_index",
-    "local_name",
-    "nocase",
     "open",
-    "pack",
-    "read_blobs",
-    "read_entries",
-    "read_keys",
-    "read_rows",
-    "read_varints",
-    "run",
-    "survey",
-    "together",
-    "unpack",
 ]
 
+_MODULES = {
+    "Budget": "vfs.stats",
+    "Counters": "vfs.stats",
+    "DatabaseWriter": "vfs.writer.database",
+    "Identity": "vfs.identity",
+    "Options": "vfs.options",
+    "RemoteFile": "vfs.remote_file",
+    "Stats": "vfs.stats",
+    "connect": "vfs.sqlite_vfs",
+    "file_of": "vfs.sqlite_vfs",
+    "open": "vfs.remote_file",
+}
 
-def open(url: str, **options: Any) -> RemoteFile:  # noqa: A001
-    """Open a file on a web server for reading by range.
 
-    One request opens it, none where the cache remembers the file; the first data request then
-    makes sure that the server still has that version.
+def __getattr__(name: str) -> Any:
+    """Import what is asked for first (PEP 562), so that a module of ours brings only its own."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = getattr(import_module(_MODULES[name]), "open_file" if name == "open" else name)
+    globals()[name] = found
+    return found
 
-    Parameters
-    ----------
-    url
-        An http or https address of a server that answers Range requests.
-    **options
-        The attributes of `vfs.Options`: ``cache_dir``, ``cache_size`` (bytes), ``memory_size``
-        (bytes), ``cache_key``, ``connections``, ``timeout`` (seconds), ``retries``,
-        ``deadline`` (seconds), ``headers``, ``session``, ``max_requests``, ``max_bytes``.
 
-    Returns
-    -------
-    RemoteFile
-        With ``read``, ``read_many``, ``size``, ``identity``, ``stats``.
-
-    Raises
-    ------
-    VFSError
-        See `vfs.errors` for the tree.
-    """
-    return RemoteFile(url, **options)
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

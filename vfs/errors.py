@@ -1,23 +1,23 @@
-"""What can go wrong between a URL and an answer.
+"""Errors that this package raises.
 
 ::
 
     VFSError
-    ├── OptionError              an option that does not exist, or a value that it cannot have
-    ├── CacheDirectoryError      a cache directory was named and cannot be used
+    ├── OptionError              an option that does not exist, or an impossible value
+    ├── CacheDirectoryError      the named cache directory cannot be used
     ├── CacheSpaceError          a file does not fit the cache directory, or its disk
-    ├── TransportError           the server, or the way to it
-    │   ├── ConnectError         no such host, refused, broken off, bad certificate
-    │   ├── DeadlineError        the deadline passed before the answer was complete
-    │   ├── StatusError          an HTTP status that is no answer (attribute ``status``)
+    ├── TransportError           the server or the network gave no usable response
+    │   ├── ConnectError         unknown host, connection refused or broken, bad certificate
+    │   ├── DeadlineError        the deadline passed before the response was complete
+    │   ├── StatusError          an HTTP status that means failure (attribute ``status``)
     │   │   ├── NotFoundError    404, 410
     │   │   └── AccessError      401, 403, 407
-    │   ├── RangeError           the server does not answer range requests
+    │   ├── RangeError           the server does not support range requests
     │   ├── RedirectError        a redirect that must not be followed
-    │   └── ResponseError        a partial answer that is not the one asked for
+    │   └── ResponseError        a partial response that does not match the request
     ├── FileChangedError         the file is no longer the version that was opened
-    ├── BudgetError              ``max_requests`` or ``max_bytes`` would be passed
-    └── DatabaseError            the bytes are no SQLite database, or a broken one
+    ├── BudgetError              ``max_requests`` or ``max_bytes`` would be exceeded
+    └── DatabaseError            the file is no SQLite database, or a damaged one
 """
 
 from __future__ import annotations
@@ -43,40 +43,40 @@ __all__ = [
 
 
 class VFSError(Exception):
-    """Base of every error raised by this package."""
+    """Base class of all errors of this package."""
 
 
 class OptionError(VFSError, ValueError):
-    """An option that does not exist, or a value that it cannot have."""
+    """An option does not exist, or has an impossible value."""
 
 
 class CacheDirectoryError(VFSError, OSError):
-    """The cache directory that was asked for cannot be used."""
+    """The cache directory that the caller or the environment names cannot be used."""
 
 
 class CacheSpaceError(VFSError, OSError):
-    """A file that must rest on disk does not fit under the cap of the cache, or on the disk."""
+    """A file that must be kept on disk does not fit under the cap of the cache, or on the disk."""
 
 
 class TransportError(VFSError, OSError):
-    """The server, or the way to it, gave no usable answer."""
+    """The server or the network gave no usable response."""
 
 
 class ConnectError(TransportError):
-    """No connection: unknown host, refused, broken off, or a bad certificate."""
+    """No connection: unknown host, connection refused or broken, or a bad certificate."""
 
 
 class DeadlineError(TransportError, TimeoutError):
-    """The overall deadline passed before the answer was complete."""
+    """The deadline of the call passed before the response was complete."""
 
 
 class StatusError(TransportError):
-    """An HTTP status that is no answer.
+    """An HTTP status that means failure.
 
     Parameters
     ----------
     message
-        What was asked, what came, what to try.
+        Text of the error: the request, the response, what to try.
     status
         The HTTP status code.
     """
@@ -90,15 +90,15 @@ class StatusError(TransportError):
 
 
 class NotFoundError(StatusError, FileNotFoundError):
-    """The server has no such file (404, 410)."""
+    """The server does not have the file (404, 410)."""
 
 
 class AccessError(StatusError, PermissionError):
-    """The server wants other credentials (401, 403, 407)."""
+    """The server denies access, or wants other credentials (401, 403, 407)."""
 
 
 class RangeError(TransportError):
-    """The server does not answer range requests."""
+    """The server does not support range requests."""
 
 
 class RedirectError(TransportError):
@@ -106,7 +106,7 @@ class RedirectError(TransportError):
 
 
 class ResponseError(TransportError):
-    """A partial answer that is not the one asked for."""
+    """A partial response that does not match the request."""
 
 
 class FileChangedError(VFSError):
@@ -114,8 +114,8 @@ class FileChangedError(VFSError):
 
 
 class BudgetError(VFSError):
-    """A wave was not sent because it would pass ``max_requests`` or ``max_bytes``."""
+    """A request was not sent, because it would exceed ``max_requests`` or ``max_bytes``."""
 
 
 class DatabaseError(VFSError):
-    """The bytes are no SQLite database, or a broken one."""
+    """The file is no SQLite database, or a damaged one."""

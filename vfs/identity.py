@@ -1,4 +1,4 @@
-"""Which version of a file an answer belongs to (RFC 9110, sections 8.8 and 13.1)."""
+"""Version of a file, as validators tell it (RFC 9110, sections 8.8 and 13.1), and cache names."""
 
 from __future__ import annotations
 
@@ -17,12 +17,14 @@ class Identity:
     Attributes
     ----------
     size
-        Length in bytes.
+        Length of the file in bytes.
     etag
         The strong ETag, quotes included, or None.
     last_modified
-        The Last-Modified header as it came, or None.
+        The value of the Last-Modified header, unchanged, or None.
     """
+
+    __module__ = "vfs"
 
     size: int
     etag: str | None = None
@@ -30,7 +32,7 @@ class Identity:
 
     @classmethod
     def from_headers(cls, size: int, headers: Mapping[str, str]) -> Identity:
-        """Take the validators from an answer's headers; weak ETags (``W/"…"``) do not count."""
+        """Read the validators from a response's headers; weak ETags (``W/"…"``) are ignored."""
         etag = headers.get("ETag")
         if etag is not None and not etag.startswith('"'):
             etag = None
@@ -38,20 +40,20 @@ class Identity:
 
     @classmethod
     def from_json(cls, data: bytes) -> Identity:
-        """Undo `to_json`."""
+        """Read an identity from the JSON that `to_json` makes."""
         return cls(**json.loads(data))
 
     def to_json(self) -> bytes:
-        """Serialise."""
+        """Serialise the identity as JSON."""
         return json.dumps(asdict(self)).encode()
 
     @property
     def durable(self) -> bool:
-        """Whether a validator tells this version from others of the same size."""
+        """Whether a validator distinguishes this version from others of the same size."""
         return self.etag is not None or self.last_modified is not None
 
     def conditions(self) -> dict[str, str]:
-        """Give the request headers that make a server refuse another version with 412."""
+        """Return request headers that make a server answer 412 if it has another version."""
         if self.etag is not None:
             return {"If-Match": self.etag}
         if self.last_modified is not None:
@@ -59,7 +61,7 @@ class Identity:
         return {}
 
     def same_version(self, other: Identity) -> bool:
-        """Compare by strong ETag, else by Last-Modified, and always by size."""
+        """Compare sizes and strong ETags, or Last-Modified if neither version has an ETag."""
         if self.size != other.size:
             return False
         if self.etag is not None or other.etag is not None:
@@ -67,47 +69,48 @@ class Identity:
         return self.last_modified == other.last_modified
 
     def __str__(self) -> str:
-        """Describe for messages."""
+        """Describe the version in error messages."""
         validator = self.etag or self.last_modified or "no validator"
         return f"{validator}, {self.size:,} bytes"
 
 
-def cache_name(url: str, cache_key: str | None) -> str:
-    """Name a file for the cache: scheme, host and path without the query, or the caller's key.
+def is_url(name: str) -> bool:
+    """Tell whether a name is an http or https URL, not a path."""
+    return name.lower().startswith(("http://", "https://"))
+
+
+def url_name(url: str) -> str:
+    """Make the name of a file in the cache from its URL: scheme, host, port and path.
 
     Parameters
     ----------
     url
-        The address as it was given.
-    cache_key
-        Replaces the address.
+        URL of the file; its query is not used.
     """
-    if cache_key is not None:
-        return f"key\0{cache_key}"
     parts = urlsplit(url)
     port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
     return f"url\0{parts.scheme}\0{parts.hostname}\0{port}\0{parts.path}"
 
 
 def digest(*names: str) -> bytes:
-    """Hash names to the 16 bytes under which the cache files something."""
+    """Hash names to a 16-byte digest, the form of keys in the cache."""
     return hashlib.blake2b("\0\0".join(names).encode(), digest_size=16).digest()
 
 
 def local_name(path: str, what: str) -> bytes:
-    """Name a kept file made of a local file as it is now.
+    """Make the name of a kept file that is derived from the present version of a local file.
 
     Parameters
     ----------
     path
-        The local file, named by its real path, size, time of change and inode.
+        Path of the local file. Its real path, size, modification time and inode are its version.
     what
-        What is made of it.
+        Name of the derived content.
 
     Raises
     ------
     OSError
-        There is no such file.
+        The local file does not exist.
     """
     real = Path(path).resolve(strict=True)
     facts = real.stat()
@@ -116,7 +119,7 @@ def local_name(path: str, what: str) -> bytes:
 
 
 def shown(url: str) -> str:
-    """Give a URL for messages and logs: without password, query and fragment."""
+    """Return a URL for messages and logs, without user name, password, query and fragment."""
     parts = urlsplit(url)
     host = parts.netloc.rpartition("@")[2]
     return urlunsplit((parts.scheme, host, parts.path, "…" if parts.query else "", ""))

@@ -1,4 +1,4 @@
-"""The options that `vfs.open`, `vfs.connect` and the readers above share."""
+"""Options that `vfs.open`, `vfs.connect` and the readers in `streamfile` share."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 from vfs.errors import OptionError
 
 MIB = 1 << 20
-LONGEST = 365 * 24 * 3600  # what operating systems take as a timeout ends somewhere above
+LONGEST = 365 * 24 * 3600  # seconds; operating systems reject much longer timeouts
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """How a remote file is read.
+    """Options of a remote file.
 
     Attributes
     ----------
@@ -28,22 +28,24 @@ class Options:
     memory_size
         Cap of the memory cache in bytes.
     cache_key
-        Name under which the file's blocks are cached instead of its scheme, host and path.
+        Name of the file in the cache, in place of its scheme, host, port and path.
     connections
-        Most parallel connections.
+        Greatest number of parallel connections.
     timeout
-        Seconds to wait for a connection, and for each piece of an answer.
+        Seconds to wait for a connection, and for each piece of a response.
     retries
-        Further attempts at one request after a failure that may pass.
+        Greatest number of further attempts at one request after a temporary failure.
     deadline
-        Seconds within which one call is answered, all waits and retries included.
+        Greatest duration of one call in seconds, all waits and retries included.
     headers
-        Headers sent to the URL's own host (never to another one after a redirect).
+        Headers sent to the host of the URL, but not to another host after a redirect.
     session
-        A `requests.Session` or compatible; it carries authentication, proxies, certificates.
+        A `requests.Session` or a compatible object, with authentication, proxies, certificates.
     max_requests, max_bytes
-        Budgets over the life of the open file.
+        Greatest numbers of requests and of body bytes until the file is closed.
     """
+
+    __module__ = "vfs"
 
     cache_dir: str | os.PathLike[str] | None = None
     cache_size: int | None = None
@@ -60,12 +62,12 @@ class Options:
 
     @classmethod
     def parse(cls, options: Mapping[str, Any]) -> Options:
-        """Check names and values.
+        """Make options from a mapping, and check names and values.
 
         Raises
         ------
         OptionError
-            An unknown name (the message lists the known ones) or an impossible value.
+            An option does not exist (the message lists the options), or has an impossible value.
         """
         known = [field.name for field in fields(cls)]
         unknown = [name for name in options if name not in known]

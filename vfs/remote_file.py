@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import threading
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -12,16 +10,46 @@ from vfs.cache.blocks import BlockCache
 from vfs.cache.disk import BLOCK
 from vfs.cache.kept_files import KeptFiles
 from vfs.errors import FileChangedError
-from vfs.identity import Identity, cache_name, digest
+from vfs.forks import ForkLock, native
+from vfs.identity import Identity, digest
 from vfs.options import Options
-from vfs.stats import Budget, Stats
-from vfs.transport.http import Transport
+from vfs.transport.base import Source
+from vfs.transport.http import HttpSource
 from vfs.transport.plan import Range, plan_wave
 
 log = logging.getLogger(__name__)
 
 HEAD = 128 << 10
 CHECK: Range = (0, 1)
+
+
+def open_file(url: str, **options: Any) -> RemoteFile:
+    """Open a file on a web server for reading by range.
+
+    One request opens it, none where the cache remembers the file; the first data request then
+    makes sure that the server still has that version.
+
+    Parameters
+    ----------
+    url
+        An http or https address of a server that answers Range requests.
+    **options
+        The attributes of `vfs.Options`: ``cache_dir``, ``cache_size`` (bytes), ``memory_size``
+        (bytes), ``cache_key``, ``connections``, ``timeout`` (seconds), ``retries``,
+        ``deadline`` (seconds), ``headers``, ``session``, ``max_requests``, ``max_bytes``.
+
+    Returns
+    -------
+    RemoteFile
+        With ``read``, ``read_many``, ``size``, ``identity``, ``stats``.
+
+    Raises
+    ------
+    VFSError
+        See `vfs.errors` for the tree.
+    """
+    parsed = Options.parse(options)
+    return RemoteFile(HttpSource(url, parsed), parsed)
 
 
 class _Version:
@@ -35,43 +63,43 @@ class _Version:
 
 
 class RemoteFile:
-    """Bytes of a file on an HTTP server, by range.
+    """Bytes of a remote file, by range.
 
     Made by `vfs.open`. Safe to share between threads, usable after a fork, and picklable (the
-    URL and the options travel). All answers belong to one version of the file.
+    source and the options travel). All answers belong to one version of the file.
 
     Parameters
     ----------
-    url
-        An http or https address of a server that answers Range requests.
-    **options
-        See `vfs.open`.
+    source
+        Where the file is.
+    options
+        How it is read.
     """
 
-    def __init__(self, url: str, **options: Any) -> None:
-        self._options = Options.parse(options)
-        self._given = options
-        self.url = url
-        self.stats = Stats()
-        self.budget = Budget(self.stats, self._options.max_requests, self._options.max_bytes)
-        self._transport = Transport(url, self._options, self.budget)
-        self.name = self._transport.name
-        self._cache = BlockCache(self._options)
-        self._name = cache_name(url, self._options.cache_key)
-        self._pid = os.getpid()
-        self._lock = threading.Lock()
+    __module__ = "vfs"
+
+    def __init__(self, source: Source, options: Options) -> None:
+        self._source = source
+        self._options = options
+        self.url = source.url
+        self.name = source.name
+        self.budget = source.budget
+        self.stats = source.budget.stats
+        self._cache = BlockCache(options)
+        key = options.cache_key
+        self._name = source.cache_name if key is None else f"key\0{key}"
+        self._lock = ForkLock()
         recalled = self._cache.get_record(digest("identity", self._name))
         if recalled is not None:
             self._version = _Version(self._name, Identity.from_json(recalled), answered=False)
-            self._transport.open_ahead()
+            self._source.open_ahead()
         else:
             self._version = self._fetch_head()
 
     @property
     def identity(self) -> Identity:
-        """The version that is read: size, strong ETag, Last-Modified."""
-        self.validate()
-        return self._version.identity
+        """The version that is read: size, strong ETag, Last-Modified; see `validate`."""
+        return self.validate()
 
     @property
     def assumed(self) -> Identity:
@@ -86,7 +114,7 @@ class RemoteFile:
     @property
     def connections(self) -> int:
         """Requests that one wave sends at once."""
-        return self._transport.connections
+        return self._source.connections
 
     def read(self, offset: int, length: int) -> bytes:
         """Read one range.
@@ -137,7 +165,6 @@ class RemoteFile:
         wanted = [(offset, offset + length) for offset, length in ranges]
         if any(start < 0 or end < start for start, end in wanted):
             raise ValueError("offsets and lengths cannot be negative")
-        self._after_fork()
         version = self._version
         try:
             return self._read(version, wanted, spare, keep=keep)
@@ -164,40 +191,37 @@ class RemoteFile:
         VFSError
             See `vfs.errors`.
         """
-        self._after_fork()
         version = self._version
-        bodies, _ = self._transport.fetch(ranges, version.identity)
+        bodies, _ = self._request(ranges, version.identity)
         self._answered(version)
         return bodies
 
     def cached(self, offset: int, length: int) -> bytes | None:
         """Read a range if it is all in the cache, without the network; else None."""
-        self._after_fork()
         return self._get(self._version, offset, length)
 
-    def validate(self) -> None:
+    def validate(self) -> Identity:
         """Make sure that the server still has the version that the cache remembers.
 
         Sends at most one request in the life of the object, none where an answer of the server
-        has shown it already.
+        has shown it already. Where the server has another version, and nothing was answered yet,
+        that version is read from here on.
 
-        Raises
-        ------
-        FileChangedError
-            Never: nothing was answered yet, so the new version is taken instead.
+        Returns
+        -------
+        Identity
+            Of the version that is read.
         """
-        self._after_fork()
         version = self._version
-        if version.answered:
-            return
-        try:
-            self._check(version)
-        except FileChangedError:
-            self._newer(version)
+        if not version.answered:
+            try:
+                self._check(version)
+            except FileChangedError:
+                version = self._newer(version)
+        return version.identity
 
     def recall(self, name: str) -> bytes | None:
         """Get a record that `remember` kept with this version of the file, or None."""
-        self._after_fork()
         version = self._version
         if not version.identity.durable:
             return None
@@ -205,7 +229,6 @@ class RemoteFile:
 
     def remember(self, name: str, record: bytes) -> None:
         """Keep a small record about this version of the file on disk, for later processes."""
-        self._after_fork()
         version = self._version
         if version.identity.durable:
             self._cache.put_record(digest("record", name, version.name), record)
@@ -213,18 +236,16 @@ class RemoteFile:
     @property
     def kept_files(self) -> KeptFiles | None:
         """Whole files in the cache directory, None where there is no disk cache."""
-        self._after_fork()
         return self._cache.kept
 
     def kept_name(self, what: str) -> bytes | None:
         """Name a kept file made of this version of the file; None where that cannot be known."""
-        self._after_fork()
         version = self._version
         return digest("kept", what, version.name) if version.identity.durable else None
 
     def close(self) -> None:
         """Close connections and cache."""
-        self._transport.close()
+        self._source.close()
         self._cache.close()
 
     def __enter__(self) -> RemoteFile:
@@ -234,22 +255,22 @@ class RemoteFile:
         self.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopen, (self.url, self._given)
+        return RemoteFile, (self._source, self._options)
 
     def __repr__(self) -> str:
         return f"<RemoteFile {self.name} ({self._version.identity})>"
 
     def _fetch_head(self) -> _Version:
         """Open the file with its first bytes, whichever version the server has."""
-        self._transport.open_ahead()
-        (head,), identity = self._transport.fetch([(0, HEAD)], None)
+        self._source.open_ahead()
+        (head,), identity = self._request([(0, HEAD)], None)
         if not identity.durable:
             log.warning(
                 "%s: the server sends neither a strong ETag nor Last-Modified; a change of the "
                 "file is noticed by its size alone, and nothing is kept on disk",
                 self.name,
             )
-        self._transport.open_ahead()  # a redirect may have led to another host
+        self._source.open_ahead()  # a redirect may have led to another host
         version = _Version(self._name, identity, answered=True)
         self._keep(version, 0, head, keep=True)
         if identity.durable:
@@ -273,7 +294,7 @@ class RemoteFile:
             version.answered = True
 
     def _check(self, version: _Version) -> None:
-        self._transport.fetch([CHECK], version.identity)
+        self._request([CHECK], version.identity)
         self._answered(version)
 
     def _read(
@@ -314,15 +335,25 @@ class RemoteFile:
         # A budget that is nearly used up still serves what is needed, without what is convenient.
         plans = [self._plan(all_runs), self._plan(needed), needed]
         plan = next(filter(self.budget.allows, plans), needed)
-        bodies, _ = self._transport.fetch(plan, version.identity)
+        bodies, _ = self._request(plan, version.identity)
         self._answered(version)
         blocks: dict[int, bytes] = {}
         for (start, _), body in zip(plan, bodies, strict=True):
             blocks |= self._keep(version, start, body, keep=keep)
         return blocks
 
+    def _request(
+        self, ranges: Sequence[Range], version: Identity | None
+    ) -> tuple[list[bytes], Identity]:
+        """Fetch ranges; no fork waits for that, though SQLite may be what reads them.
+
+        SQLite reads a file under locks of the connection alone, which a child never uses.
+        """
+        with native.outside():
+            return self._source.fetch(ranges, version)
+
     def _plan(self, runs: list[Range]) -> list[Range]:
-        pace = self._transport.pace
+        pace = self._source.pace
         return plan_wave(runs, self.connections, pace.latency, pace.bandwidth)
 
     def _keep(self, version: _Version, start: int, body: bytes, *, keep: bool) -> dict[int, bytes]:
@@ -338,19 +369,6 @@ class RemoteFile:
         numbers = _numbers(offset, end)
         blocks = self._cached(version, numbers)
         return _cut(blocks, offset, end) if len(blocks) == len(numbers) else None
-
-    def _after_fork(self) -> None:
-        if self._pid != os.getpid():
-            self._pid = os.getpid()
-            self._lock = threading.Lock()
-            self.stats.after_fork()
-            self._cache.after_fork()
-            self._transport.after_fork()
-            self._transport = Transport(self.url, self._options, self.budget)
-
-
-def _reopen(url: str, options: dict[str, Any]) -> RemoteFile:
-    return RemoteFile(url, **options)
 
 
 def _numbers(start: int, end: int) -> range:

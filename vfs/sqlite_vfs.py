@@ -12,7 +12,7 @@ import apsw
 
 from vfs.btree.pages import RemotePages
 from vfs.errors import DatabaseError
-from vfs.remote_file import RemoteFile
+from vfs.remote_file import RemoteFile, open_file
 
 NAME = "streamfile-http"
 HEADS = 8
@@ -44,7 +44,7 @@ def connect(url: str, **options: Any) -> apsw.Connection:
     TransportError
         See `vfs.errors`. Errors of the network during a statement are raised by the statement.
     """
-    file = RemoteFile(url, **options)
+    file = open_file(url, **options)
     try:
         return _connect(_HttpFile(file, owned=True))
     except BaseException:

@@ -1,18 +1,18 @@
-"""Counters of what was sent, and budgets on them."""
+"""Counters of requests, bytes and cache hits, and budgets that limit requests and bytes."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 
 from vfs.errors import BudgetError
+from vfs.forks import ForkLock
 
 
 @dataclass
 class Counters:
-    """What the network and the cache did.
+    """Counters of the network and the cache.
 
     Attributes
     ----------
@@ -21,12 +21,14 @@ class Counters:
     bytes
         Body bytes received.
     waves
-        Batches of parallel requests that somebody had to wait for.
+        Waves: batches of parallel requests that a caller had to wait for.
     retries
-        Attempts beyond the first.
+        Attempts beyond the first one of each request.
     cache_hits
-        Blocks answered from memory or disk.
+        Blocks found in memory or on disk.
     """
+
+    __module__ = "vfs"
 
     requests: int = 0
     bytes: int = 0
@@ -36,30 +38,28 @@ class Counters:
 
 
 class Stats(Counters):
-    """The counters of one open file since it was opened."""
+    """Counters of one open file, since it was opened."""
+
+    __module__ = "vfs"
 
     def __init__(self) -> None:
         super().__init__()
-        self.lock = threading.Lock()
-
-    def after_fork(self) -> None:
-        """Replace the lock, which a thread of the parent process may have held."""
-        self.lock = threading.Lock()
+        self.lock = ForkLock()
 
     def add(self, **counts: int) -> None:
-        """Add to counters by name."""
+        """Add numbers to the counters of these names."""
         with self.lock:
             for name, count in counts.items():
                 setattr(self, name, getattr(self, name) + count)
 
     @contextmanager
     def measure(self) -> Iterator[Counters]:
-        """Count one block of code.
+        """Count what happens during a ``with`` block.
 
         Yields
         ------
         Counters
-            Filled with the block's own counts when the block ends.
+            Zeros, which become the counts of the block when the block ends.
         """
         names = [field.name for field in fields(Counters)]
         before = [getattr(self, name) for name in names]
@@ -72,44 +72,48 @@ class Stats(Counters):
 
 
 class Budget:
-    """Upper limits on a file's requests and bytes, either of which may be None.
+    """Limits of a file's requests and bytes.
 
     Parameters
     ----------
     stats
-        The counters held against the limits.
+        The counters that are compared with the limits.
     max_requests, max_bytes
-        The limits.
+        Greatest permitted numbers of requests and of body bytes, None for no limit.
     """
 
-    def __init__(self, stats: Stats, max_requests: int | None, max_bytes: int | None) -> None:
+    __module__ = "vfs"
+
+    def __init__(
+        self, stats: Stats, max_requests: int | None = None, max_bytes: int | None = None
+    ) -> None:
         self.stats = stats
         self.max_requests = max_requests
         self.max_bytes = max_bytes
 
     def allows(self, ranges: Sequence[tuple[int, int]]) -> bool:
-        """Tell whether a wave of (start, end) ranges would pass no limit."""
+        """Tell whether a wave of (start, end) ranges stays within the limits."""
         with self.stats.lock:
             return not self._passed(len(ranges), _length(ranges))
 
     def check(self, url: str, ranges: Sequence[tuple[int, int]]) -> None:
-        """Refuse a wave of (start, end) ranges if it would pass a limit.
+        """Raise an error if a wave of (start, end) ranges would exceed a limit.
 
         Raises
         ------
         BudgetError
-            Before anything is sent.
+            The wave would exceed a limit; no counter is changed.
         """
         with self.stats.lock:
             self._check(url, len(ranges), _length(ranges))
 
     def spend_request(self, url: str) -> None:
-        """Count one request, unless that passes a limit.
+        """Count one request, before it is sent.
 
         Raises
         ------
         BudgetError
-            Before it is sent.
+            The request would exceed a limit; it is not counted.
         """
         with self.stats.lock:
             self._check(url, 1, 0)
@@ -125,7 +129,7 @@ class Budget:
             )
 
     def _passed(self, requests: int, length: int) -> list[tuple[str, int, int, int]]:
-        """List the limits that so much more would pass: name, limit, used, more."""
+        """List the limits that more requests or bytes would exceed: name, limit, used, more."""
         return [
             (name, limit, used, more)
             for name, limit, used, more in (

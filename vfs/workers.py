@@ -6,6 +6,8 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, wait
+from functools import partial
 from typing import TypeVar
 
 CALM = 60.0  # seconds
@@ -78,12 +80,29 @@ class Workers:
         self._threads = 0
         self._tasks: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
 
-    def start(self, task: Callable[[], None]) -> None:
-        """Run a task, which must not raise, in some thread."""
+    def submit(self, function: Callable[[], R]) -> Future[R]:
+        """Call a function in some thread.
+
+        Returns
+        -------
+        Future
+            Of what it returns or raises. One that is cancelled before it began is never called.
+        """
+        future: Future[R] = Future()
+
+        def task() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                future.set_result(function())
+            except BaseException as failure:  # noqa: BLE001 - raised again in the caller
+                future.set_exception(failure)
+
         self._tasks.put(task)
         if self._threads < self._most:
             self._threads += 1
             threading.Thread(target=self._run, name="vfs-worker", daemon=True).start()
+        return future
 
     def map(self, function: Callable[[T], R], items: Sequence[T], *, timeout: float) -> list[R]:
         """Apply a function to all items in parallel.
@@ -109,33 +128,18 @@ class Workers:
         TimeoutError
             Not all results were there in time.
         """
-        results: dict[int, R] = {}
-        failures: list[BaseException] = []
-        finished = threading.Event()
-
-        def run(position: int) -> None:
-            if failures:
-                return
-            try:
-                results[position] = function(items[position])
-            except BaseException as failure:  # noqa: BLE001 - raised again in the caller
-                failures.append(failure)
-            if failures or len(results) == len(items):
-                finished.set()
-
-        for position in range(len(items)):
-            self.start(lambda position=position: run(position))  # type: ignore[misc]
+        futures = [self.submit(partial(function, item)) for item in items]
         try:
-            in_time = finished.wait(timeout)
-        except BaseException as interrupt:
-            failures.append(interrupt)
-            raise
-        if failures:
-            raise failures[0]
-        if not in_time:
-            failures.append(TimeoutError())
-            raise failures[0]
-        return [results[position] for position in range(len(items))]
+            done, others = wait(futures, timeout, FIRST_EXCEPTION)
+        finally:
+            for future in futures:
+                future.cancel()
+        for future in done:
+            if (failure := future.exception()) is not None:
+                raise failure
+        if others:
+            raise TimeoutError
+        return [future.result() for future in futures]
 
     def close(self) -> None:
         """Let idle threads end; others are started when there is work again."""

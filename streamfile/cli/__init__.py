@@ -1,4 +1,4 @@
-"""The command line: `streamfile convert`, `info`, `serve`, `demo` and the rest.
+"""Command line: `streamfile convert`, `info`, `serve`, `demo` and other commands.
 
-It may import every wing.
+This package may import every other package.
 """

@@ -1,4 +1,4 @@
-"""The demonstration: a small bundled file, streamed from a slow server on this machine."""
+"""Demonstration: a small bundled file, streamed from a slow server on this machine."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from streamfile.web.range_server import RangeServer
 SAMPLE = Path(__file__).parents[1] / "sample" / "glove.6B.50d.5k.magnitude"
 LATENCY = 0.05
 WORDS = ["king", "queen", "man", "woman", "paris", "london", "goverment"]
-"""The last one is misspelt, and not in the file."""
+"""The last word is misspelt, and not in the file."""
 
 
 def run() -> None:
-    """Stream a few vectors of the sample and print them, with what it took."""
+    """Stream a few vectors of the sample, and print them with the requests and the time."""
     from streamfile import Magnitude
 
     with (

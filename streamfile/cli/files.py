@@ -1,4 +1,4 @@
-"""The commands that write files, and the one that tells about them."""
+"""Commands that write files: convert, repack, route; and the command info."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ FAILED, INTERRUPTED = 2, 130
 
 
 def add_commands(commands: Any) -> None:
-    """Add their parsers.
+    """Add the parsers of these commands.
 
     Parameters
     ----------
     commands
-        What `argparse.ArgumentParser.add_subparsers` gave.
+        Return value of `argparse.ArgumentParser.add_subparsers`.
     """
     convert = commands.add_parser(
         "convert", help="make .magnitude files of vector files and ELMo models"
@@ -72,12 +72,12 @@ def add_commands(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run one of them.
+    """Run one of these commands.
 
     Returns
     -------
     int
-        The exit code.
+        The exit code: 0, 2 after an error, or 130 after an interrupt.
     """
     command: Callable[[argparse.Namespace], None] = options.run
     try:

@@ -1,4 +1,4 @@
-"""The command line: parsing arguments and printing."""
+"""Entry point of the command line."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ def main(argv: list[str] | None = None) -> int:
     Parameters
     ----------
     argv : list of str, optional
-        The arguments, without the program's name; by default those of the process.
+        The arguments, without the program's name. Default: the arguments of the process.
 
     Returns
     -------
     int
-        The exit code: 0, or 2 if the command could not be carried out.
+        The exit code: 0, 2 if the command failed, or 130 if it was interrupted.
 
     Raises
     ------
     SystemExit
-        For `--help` and `--version`, and with code 2 for arguments that are no command.
+        After `--help` and `--version`, and with code 2 if the arguments are no command.
     """
     from streamfile import __version__
 

@@ -1,4 +1,4 @@
-"""ELMo: vectors of words in context, from an options file and a weights file.
+"""ELMo models: vectors of words in context, from an options file and a weights file.
 
 torch and h5py (extra ``elmo``) are imported only when an `Encoder` is made.
 """

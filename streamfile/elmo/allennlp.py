@@ -1,4 +1,4 @@
-"""The same files through AllenNLP, where it is installed (extra ``allennlp``)."""
+"""ELMo models computed by AllenNLP, if it is installed (extra ``allennlp``)."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from streamfile.elmo.weights import open_weights
 from streamfile.errors import ArgumentError
 
 MOST_CHARACTERS = 50
-BEGIN = 1  # tokens before a sentence's first
+BEGIN = 1  # tokens before a sentence's first token
 
 
 class AllenNLPModel:
-    """AllenNLP's model, which computes a batch at a time.
+    """A model that AllenNLP computes, one batch at a time.
 
     Parameters
     ----------
     options_path, weights_path
-        Files.
+        Paths of the options and of the weights.
     options
-        What is in the first.
+        Content of the options file.
     device
-        Where to compute.
+        Device that computes.
 
     Raises
     ------
     ArgumentError
-        AllenNLP has no such models.
+        AllenNLP does not support such options.
     """
 
     def __init__(
@@ -55,11 +55,12 @@ class AllenNLPModel:
         Parameters
         ----------
         sentences
-            Tokens, at least one in each.
+            Tokens of each sentence, at least one.
 
         Returns
         -------
-        list of array of float32, (tokens, layers * dim)
+        list of ndarray
+            Vectors of each sentence, float32, shape (tokens, layers * dim).
         """
         self._model._elmo_lstm.reset_states()
         with torch.inference_mode():

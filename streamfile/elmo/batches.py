@@ -1,4 +1,4 @@
-"""Sentences in batches: cut by length, packed so that padding costs nothing."""
+"""Batches of sentences of similar length, packed without padding."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import numpy as np
 
 from streamfile._arrays import Ints
 
-BATCH = 2048  # tokens, boundaries of sentences included
-WINDOW = 4 * BATCH
-BOUNDARIES = 2  # of a sentence
+BATCH = 2048  # tokens of a batch, boundaries of sentences included
+WINDOW = 4 * BATCH  # tokens
+BOUNDARIES = 2  # boundaries of each sentence
 
 T = TypeVar("T")
 
 
 def windows(sentences: Iterable[Sequence[T]]) -> Iterator[list[Sequence[T]]]:
-    """Take sentences by the thousand tokens, in order."""
+    """Yield lists of consecutive sentences with about `WINDOW` tokens each."""
     window: list[Sequence[T]] = []
     size = 0
     for sentence in sentences:
@@ -32,13 +32,13 @@ def windows(sentences: Iterable[Sequence[T]]) -> Iterator[list[Sequence[T]]]:
 
 
 def batches(sentences: Sequence[Sequence[T]]) -> Iterator[list[int]]:
-    """Part sentences by length, longest first, so that those of a batch are about as long.
+    """Divide sentences into batches of similar length, the longest sentences first.
 
     Yields
     ------
     list of int
-        Positions of the sentences of a batch. A long sentence is a batch of its own; those
-        without tokens are in none.
+        Positions of the sentences of a batch. A long sentence is a batch of its own. Sentences
+        without tokens are in no batch.
     """
     batch: list[int] = []
     size = 0
@@ -56,19 +56,19 @@ def batches(sentences: Sequence[Sequence[T]]) -> Iterator[list[int]]:
 
 @dataclass(frozen=True)
 class Packing:
-    """The order in which an LSTM takes the tokens of a batch: step by step, all sentences at once.
+    """The order in which an LSTM reads the tokens of a batch: one token of each sentence a step.
 
-    Parameters
+    Attributes
     ----------
     order
-        The sentences, longest first.
+        Positions of the sentences, the longest first, int64, shape (sentences,).
     sizes
-        How many sentences still go on, at each step.
+        Number of sentences that have a token at each step.
     tokens
-        For each direction and row, the position of its token among those of all sentences on end.
-        The backward direction begins each sentence at its last token.
+        For each direction, the position of each row's token in the concatenated sentences, int64,
+        shape (rows,). The backward direction begins each sentence at its last token.
     last
-        The row of each sentence's last step.
+        Row of each sentence's last step, int64, shape (sentences,), in the order of `order`.
     """
 
     order: Ints
@@ -78,16 +78,12 @@ class Packing:
 
 
 def pack(lengths: Sequence[int]) -> Packing:
-    """Plan a batch.
+    """Compute the packing of a batch.
 
     Parameters
     ----------
     lengths
-        Tokens of each sentence, at least one.
-
-    Returns
-    -------
-    Packing
+        Number of tokens of each sentence, at least 1.
     """
     given = np.asarray(lengths, np.int64)
     starts = np.cumsum(given) - given

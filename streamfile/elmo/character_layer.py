@@ -1,4 +1,4 @@
-"""Layer 0: the vector of a token by its characters, whatever its sentence.
+"""Layer 0: the vector of a token from its characters, independent of its sentence.
 
 Kim et al., 2016, "Character-aware neural language models"; Srivastava et al., 2015, "Highway
 networks".
@@ -19,19 +19,19 @@ from streamfile.elmo.options import Options
 from streamfile.elmo.threads import Threads
 from streamfile.elmo.weights import Weights
 
-TOKENS = 64  # that go through the filters at a time
-LEAST_SHARE = 8  # tokens worth a thread
+TOKENS = 64  # tokens that the filters process in one step
+LEAST_SHARE = 8  # least number of tokens for each thread
 
 
 class CharacterNetwork:
-    """Characters → filters → highway layers → layer 0.
+    """Network from characters to layer 0: convolution filters, highway layers, projection.
 
     Parameters
     ----------
     options, weights
-        Of the model.
+        Options and weights of the model.
     threads, device
-        Where to compute.
+        Threads and device that compute.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class CharacterNetwork:
             return torch.from_numpy(weights.read(name)).to(device)
 
         self._options, self._threads = options, threads
-        # A row in front, so that a character is its row.
+        # A row of zeros in front, so that a character's number is its row.
         self._table = torch.nn.functional.pad(load("char_embed"), (0, 0, 1, 0))
         self._filters = [
             (width, load(f"CNN/W_cnn_{at}").view(-1, count), load(f"CNN/b_cnn_{at}"))
@@ -70,15 +70,17 @@ class CharacterNetwork:
         Parameters
         ----------
         spellings
-            Of tokens. Neighbours should be about as long.
+            Spellings of tokens. Sort them by length, because neighbours are padded to the same
+            length.
 
         Returns
         -------
-        Tensor, (spellings, projection_dim)
+        Tensor
+            Shape (spellings, projection_dim).
         """
         x = self._table.new_empty(len(spellings), self._options.n_filters)
         count = min(self._threads.count, -(-len(spellings) // LEAST_SHARE))
-        # Every other token, so that each part has short ones and long ones.
+        # Each thread gets every `count`-th token, so that it has short ones and long ones.
         self._threads.run(
             [
                 functools.partial(self._filter, spellings[at::count], x[at::count])
@@ -104,11 +106,11 @@ class CharacterNetwork:
         characters = self._table[ids].view(len(spellings), -1)
         found = []
         for width, weight, bias in self._filters:
-            # One place after the longest token: all places after that one are the same padding.
+            # One place behind the longest token is enough: all later places are equal padding.
             end = dim * min(longest + width, most)
             places = characters[:, :end].unfold(1, dim * width, dim)
-            # Not a `product`: oneDNN compiles a primitive for each number of rows, which takes
-            # longer than such a product.
+            # `torch.mm` instead of `product`: oneDNN would compile a primitive for each number of
+            # rows, which takes longer than the multiplication.
             values = torch.mm(places.reshape(-1, dim * width), weight)
             found.append(values.view(len(spellings), -1, len(bias)).amax(1).add_(bias))
         activate = torch.relu_ if self._options.activation == "relu" else torch.tanh_
@@ -121,9 +123,9 @@ class Highway:
     Parameters
     ----------
     columns
-        Which.
+        Range of the columns.
     carry, transform
-        The weights, (n, n), and the bias, (n,).
+        Weights, shape (n, n), and bias, shape (n,), of the whole layer.
     """
 
     def __init__(
@@ -135,7 +137,7 @@ class Highway:
         ]
 
     def run(self, x: Tensor, out: Tensor) -> None:
-        """Compute the columns of a layer, given the layer below."""
+        """Compute the columns from the layer below, `x`, into `out`, both of shape (rows, n)."""
         gate, new = (product(x, weight, bias) for weight, bias in self._layers)
         columns = self._columns
         torch.lerp(x[:, columns], new.relu_(), gate.sigmoid_(), out=out[:, columns])

@@ -1,4 +1,4 @@
-"""Tokens as characters: the bytes of their UTF-8, between boundaries."""
+"""Characters of tokens: the bytes of their UTF-8, between boundaries."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-# A byte b is character b + 1; 0 would be a mask, which the model does not need.
+# The byte b is the character b + 1. Character 0 is bilm-tf's mask, which is not used here.
 BEGIN_SENTENCE, END_SENTENCE, BEGIN_WORD, END_WORD, PADDING = range(257, 262)
-BOUNDARIES = 2  # of a word
-# No UTF-8 has the byte 255, so that no word is spelt like these.
+BOUNDARIES = 2  # boundaries of each word
+# UTF-8 never has the byte 255, so that no word has these spellings.
 SENTENCE_BEGIN, SENTENCE_END = b"\xff<S>", b"\xff</S>"
 SPECIAL = {"<S>": SENTENCE_BEGIN, "</S>": SENTENCE_END}
 SINGLE = {SENTENCE_BEGIN: BEGIN_SENTENCE, SENTENCE_END: END_SENTENCE}
@@ -19,15 +19,16 @@ Ids = npt.NDArray[np.int64]
 
 
 def spelling(token: str, max_characters: int) -> bytes:
-    """Give all that layer 0 depends on: tokens spelt alike have the same vector there.
+    """Return the spelling of a token, on which layer 0 depends.
 
     Parameters
     ----------
     token
-        Lone surrogates, which UTF-8 cannot express, are dropped. ``<S>`` and ``</S>`` are the
-        boundaries of a sentence.
+        A token. Lone surrogates, which UTF-8 cannot encode, are dropped. ``<S>`` and ``</S>`` are
+        the boundaries of a sentence.
     max_characters
-        Of a token, its two boundaries included; the rest is cut off.
+        Greatest number of characters of a token, its two boundaries included. Longer tokens are
+        truncated.
     """
     special = SPECIAL.get(token)
     return special or token.encode("utf-8", "ignore")[: max_characters - BOUNDARIES]
@@ -39,19 +40,19 @@ def spelt_length(spelt: bytes) -> int:
 
 
 def character_ids(spellings: Sequence[bytes], width: int) -> Ids:
-    """Turn spellings into characters.
+    """Encode spellings as characters.
 
     Parameters
     ----------
     spellings
-        See `spelling`.
+        Spellings from `spelling`.
     width
-        Characters of a row; not less than the longest has.
+        Number of characters in each row, at least the length of the longest spelling.
 
     Returns
     -------
-    array of int64, (spellings, width)
-        Padded.
+    ndarray
+        Characters, padded with `PADDING`, int64, shape (spellings, width).
     """
     ids = np.full((len(spellings), width), PADDING, np.int64)
     ids[:, 0] = BEGIN_WORD

@@ -1,4 +1,4 @@
-"""The public class: sentences in, vectors of words in context out."""
+"""Encoder of sentences as vectors of words in context, the public class of this package."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ DIRECTIONS = 2
 
 
 class Model(Protocol):
-    """What computes."""
+    """Interface of a backend."""
 
     def encode(self, sentences: Sequence[Sequence[str]]) -> list[Floats]:
         """Compute the vectors of a batch, each sentence from zero states."""
@@ -36,34 +36,34 @@ class Model(Protocol):
 class Encoder:
     """An ELMo model (Peters et al., 2018), from the files that bilm-tf and AllenNLP read.
 
-    Every call starts from zero states, so that equal calls give equal answers. What a sentence is
-    batched with changes its vectors by rounding at most (1e-5). Threads may share an encoder, and
-    processes forked later may use it.
+    Every call starts from zero states, so that equal calls return equal vectors. The other
+    sentences of a batch change a sentence's vectors only by rounding (at most 1e-5). Threads may
+    share an encoder, and processes that are forked later may use it.
 
     Parameters
     ----------
     options_path : str or path
-        The options, JSON.
+        Path of the options, a JSON file.
     weights_path : str or path
-        The weights, HDF5.
+        Path of the weights, an HDF5 file.
     devices : sequence of int
-        Number of the GPU to compute on; the first is used. None: the CPU.
+        Numbers of GPUs, of which the first one computes; an empty sequence for the CPU.
     precision : str
-        ``bfloat16`` computes the products of the LSTMs with weights of half the size: faster, and
-        some digits less.
+        ``float32``, or ``bfloat16`` for the matrix products of the LSTMs, which is faster and less
+        precise, and takes half the memory for their weights.
     backend : str
-        ``torch``, or ``allennlp`` to run the files through AllenNLP.
+        ``torch``, or ``allennlp`` to let AllenNLP compute.
 
     Raises
     ------
     ArgumentError
-        An argument has a value that it cannot have.
+        An argument has an impossible value.
     FormatError
-        The files hold no model, or not the same one.
+        A file is no model, or the files do not fit each other.
     PathError
-        There is no such file.
+        A file does not exist.
     ImportError
-        The extra ``elmo``, or ``allennlp``, is not installed.
+        The extra ``elmo`` or ``allennlp`` is not installed.
     """
 
     def __init__(
@@ -84,28 +84,29 @@ class Encoder:
 
     @property
     def layers(self) -> int:
-        """Layers of a vector: that of characters, and the LSTMs'."""
+        """Number of layers of a vector: the character layer and the LSTM layers."""
         return 1 + self._options.n_layers
 
     @property
     def dim(self) -> int:
-        """Dimensions of a layer, both directions together."""
+        """Number of dimensions of a layer, both directions together."""
         return DIRECTIONS * self._options.projection_dim
 
     def embed(self, sentences: Iterable[Sequence[str]]) -> Iterator[Floats]:
-        """Compute the vectors of words in context.
+        """Yield the vectors of words in context, for each sentence in order.
 
         Parameters
         ----------
         sentences : iterable of sequences of str
-            Tokens. Some thousand are taken and computed at a time, those of about the same length
-            together, so that memory is bounded however many sentences there are.
+            Tokens of each sentence. A few thousand tokens are read and computed at a time, so that
+            memory is bounded; sentences of similar length are computed together.
 
         Yields
         ------
-        array of float32, (tokens, layers * dim)
-            Of each sentence, in order. A vector is its layers on end: characters twice, lowest
-            LSTM forward and backward, and so on.
+        ndarray
+            Vectors of a sentence's tokens, float32, shape (tokens, layers * dim). A vector is the
+            concatenation of its layers: the character layer twice, the lowest LSTM forward and
+            backward, and so on.
         """
         for window in windows(sentences):
             width = self.layers * self.dim
@@ -152,17 +153,17 @@ def _import_allennlp() -> type[AllenNLPModel]:
 
 
 def check_choices(devices: Sequence[int], precision: str, backend: str) -> None:
-    """Refuse what no `Encoder` takes, without importing anything.
+    """Raise an error for arguments that no `Encoder` takes, without importing torch.
 
     Parameters
     ----------
     devices, precision, backend
-        See `Encoder`.
+        Arguments of `Encoder`.
 
     Raises
     ------
     ArgumentError
-        A value that it cannot have.
+        An argument has an impossible value.
     """
     if not isinstance(devices, (list, tuple, range)) or {*map(type, devices)} - {int}:
         raise ArgumentError(
@@ -182,19 +183,19 @@ def check_choices(devices: Sequence[int], precision: str, backend: str) -> None:
 
 
 def require(devices: Sequence[int], backend: str) -> None:
-    """Make sure that a model can be computed here, before it is there.
+    """Check that this machine can compute a model, before the model's files exist.
 
     Parameters
     ----------
     devices, backend
-        See `Encoder`.
+        Arguments of `Encoder`.
 
     Raises
     ------
     ArgumentError
-        torch does not see that GPU.
+        torch does not see the GPU.
     ImportError
-        The extra ``elmo``, or ``allennlp``, is not installed.
+        The extra ``elmo`` or ``allennlp`` is not installed.
     """
     require_extra()
     if backend == "allennlp":
@@ -205,7 +206,7 @@ def require(devices: Sequence[int], backend: str) -> None:
 
 
 def require_extra() -> None:
-    """Import what models need.
+    """Import torch and h5py.
 
     Raises
     ------

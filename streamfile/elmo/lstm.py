@@ -1,4 +1,4 @@
-"""The LSTMs.
+"""LSTM layers of a model.
 
 Peters et al., 2018, "Deep contextualized word representations"; Sak et al., 2014, "Long short-term
 memory recurrent neural network architectures", for the projection.
@@ -17,14 +17,15 @@ from streamfile.elmo.matrix_product import Matrix, matrix, product
 from streamfile.elmo.options import Options
 from streamfile.elmo.weights import Weights, lstm_name
 
-HOISTED = 512  # rows whose inputs are multiplied at a time
+HOISTED = 512  # rows whose inputs are multiplied in one product, before the steps
 
 
 @dataclass(frozen=True)
 class Lstm:
     """The weights of an LSTM.
 
-    The columns of `input`, `recurrent` and `bias` are the gates: input, candidate, forget, output.
+    The columns of `input`, `recurrent` and `bias` are of the gates input, candidate, forget,
+    output.
     """
 
     input: Matrix
@@ -35,29 +36,37 @@ class Lstm:
 
 @dataclass(frozen=True)
 class State:
-    """What an LSTM knows of each sentence: its output, (sentences, P), and cell, (sentences, D)."""
+    """The state of an LSTM for each sentence.
+
+    Attributes
+    ----------
+    output
+        Outputs, shape (sentences, projection_dim).
+    cell
+        Memory cells, shape (sentences, dim).
+    """
 
     output: Tensor
     cell: Tensor
 
     def take(self, order: Tensor) -> State:
-        """Give the same of the sentences in another order."""
+        """Return the states with the sentences in another order."""
         return State(self.output[order], self.cell[order])
 
 
 class Network:
-    """The LSTMs of one direction, layer on layer.
+    """The LSTM layers of one direction.
 
     Parameters
     ----------
     options, weights
-        Of the model.
+        Options and weights of the model.
     direction
         0 for forward, 1 for backward.
     device
-        Where to compute.
+        Device that computes.
     dtype
-        Of the products: float32 or bfloat16. All else is float32.
+        Type of the matrix products, float32 or bfloat16. Everything else is float32.
     """
 
     def __init__(
@@ -77,7 +86,7 @@ class Network:
         self._lstms = []
         for layer in range(options.n_layers):
             bias = load(layer, "B")
-            # TensorFlow adds this when it computes.
+            # TensorFlow adds 1 to the forget gate, which the stored bias does not include.
             bias[2 * options.dim : 3 * options.dim] += 1
             self._lstms.append(
                 Lstm(
@@ -91,23 +100,23 @@ class Network:
     def run(
         self, x: Tensor, sizes: Sequence[int], last: Tensor, states: Sequence[State] | None
     ) -> tuple[list[Tensor], list[State]]:
-        """Run a batch through all layers.
+        """Compute all layers of a batch.
 
         Parameters
         ----------
         x
-            Layer 0 in packed order, (rows, P).
+            Layer 0 in packed order, shape (rows, projection_dim).
         sizes, last
-            See `Packing`.
+            Fields of `Packing`.
         states
-            Of each layer before the first step; None for zeros.
+            State of each layer before the first step, None for zeros.
 
         Returns
         -------
         layers
-            The output of each layer, (rows, P).
+            Output of each layer, shape (rows, projection_dim).
         states
-            Of each layer after each sentence's last step.
+            State of each layer after each sentence's last step.
         """
         layers, after = [], []
         for at, lstm in enumerate(self._lstms):

@@ -1,6 +1,6 @@
-"""The steps of an LSTM, one after another."""
+"""Steps of an LSTM, compiled by TorchScript."""
 
-# Not `from __future__ import annotations`: TorchScript reads annotations as they are.
+# No `from __future__ import annotations`: TorchScript needs evaluated annotations.
 
 import warnings
 from collections.abc import Callable
@@ -23,24 +23,25 @@ def _steps(
     cell_clip: float | None,
     proj_clip: float | None,
 ) -> None:
-    """Take the steps of a batch in packed order.
+    """Compute the steps of a batch in packed order.
 
     Parameters
     ----------
     gates
-        Of the input, (rows, 4 D): input, candidate, forget, output. They are overwritten.
+        Products of the inputs for the gates input, candidate, forget, output, shape (rows, 4 D).
+        The function overwrites them.
     sizes
-        How many sentences still go on, at each step.
+        Number of sentences that have a token at each step.
     recurrent, projection
-        Weights.
+        Weights of an `Lstm`.
     before
-        The outputs of the step before, at least as many as go on; None for zeros.
+        Outputs of the previous step, at least ``sizes[0]`` rows; None for zeros.
     cells
-        Of the same, (sentences, D); updated.
+        Memory cells of the sentences, shape (sentences, D). The function updates them.
     outputs
-        Filled in, (rows, P).
+        Array for the outputs, shape (rows, P).
     cell_clip, proj_clip
-        Limits of cells and outputs, None for none.
+        Limits of the absolute values of cells and of outputs, None for no limit.
     """
     row = 0
     for size in sizes:
@@ -56,7 +57,7 @@ def _steps(
             cell.clamp_(-cell_clip, cell_clip)
         found = product(o.sigmoid_().mul_(cell.tanh()), projection)
         output = outputs[row : row + size]
-        # In a dtype of less precision the limit would be another number.
+        # Clip in float32: bfloat16 would round the limit.
         output.copy_(found)
         if proj_clip is not None:
             output.clamp_(-proj_clip, proj_clip)
@@ -65,10 +66,10 @@ def _steps(
 
 
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Let TorchScript compile a function, unless this torch has none.
+    """Compile a function by TorchScript; return it unchanged if this torch cannot compile it.
 
-    What it compiled runs without Python's lock, which two threads would else hand to each other
-    after each of torch's short calls.
+    Compiled code runs without the GIL, over which two threads would contend at each short call of
+    torch.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it is deprecated

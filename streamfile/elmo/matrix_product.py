@@ -1,13 +1,13 @@
-"""Products of matrices."""
+"""Matrix products by oneDNN or MKL."""
 
-# Not `from __future__ import annotations`: TorchScript reads annotations as they are.
+# No `from __future__ import annotations`: TorchScript needs evaluated annotations.
 
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-# With fewer rows, and a matrix of fewer bytes, MKL is faster.
+# MKL is faster for fewer rows and a matrix of fewer bytes.
 LEAST_ROWS = 8
 LEAST_BYTES = 4 << 20
 TYPICAL_ROWS = 32
@@ -17,20 +17,21 @@ ONEDNN = hasattr(_ops, "_linear_pointwise") and hasattr(_ops, "_reorder_linear_w
 
 
 class Matrix(NamedTuple):
-    """Weights that rows are multiplied with.
+    """Weights, prepared for products with rows.
 
-    torch brings oneDNN, but multiplies float32 with MKL, which leaves half of an AMD's vector units
-    idle and rearranges the weights at every call. oneDNN keeps them as it wants them, instead of
-    the array they come in. Its primitives are those that compiled models of torch call.
+    torch includes oneDNN, but multiplies float32 by MKL. MKL leaves half of an AMD processor's
+    vector units idle, and rearranges the weights at every call. oneDNN multiplies weights in a
+    packed layout that is made once. The functions called here are those that torch's compiled
+    models call.
 
     Attributes
     ----------
     across
-        Shape (columns, n), as torch.nn.Linear has weights.
+        Weights, shape (columns, n), as in torch.nn.Linear.
     packed
-        Whether oneDNN keeps them.
+        Whether the weights have oneDNN's packed layout.
     least_rows
-        From which on oneDNN multiplies, where it does not keep them; 0 for never.
+        Least number of rows for which oneDNN multiplies weights that are not packed; 0 for never.
     """
 
     across: Tensor
@@ -39,16 +40,16 @@ class Matrix(NamedTuple):
 
 
 def matrix(weight: Tensor, dtype: torch.dtype = torch.float32, *, few_rows: bool = False) -> Matrix:
-    """Prepare weights.
+    """Prepare weights for products.
 
     Parameters
     ----------
     weight
-        Shape (n, columns), where it is to be used.
+        Weights, shape (n, columns), on the device that computes.
     dtype
-        Of the products: float32 or bfloat16.
+        Type of the products, float32 or bfloat16.
     few_rows
-        Whether a product is often of less than `LEAST_ROWS`.
+        Whether products often have less than `LEAST_ROWS` rows.
     """
     across = weight.t().to(dtype)
     if dtype != weight.dtype:
@@ -67,22 +68,22 @@ def _takes(dtype: torch.dtype) -> bool:
 
 
 def product(x: Tensor, weight: Matrix, addend: Tensor | None = None) -> Tensor:
-    """Give the rows of x times the weights, plus an addend; TorchScript can compile this.
+    """Compute the product of rows and weights, plus an addend; TorchScript can compile this.
 
     Parameters
     ----------
     x
-        Shape (rows, n).
+        Rows, shape (rows, n).
     weight
-        As prepared.
+        Weights from `matrix`.
     addend
-        Of the dtype of the products; shape (columns,), or (rows, columns), which may be
+        Tensor of the products' dtype, shape (columns,), or (rows, columns), which may be
         overwritten.
 
     Returns
     -------
-    Tensor, (rows, columns)
-        Of the dtype of the products.
+    Tensor
+        Shape (rows, columns), of the products' dtype.
     """
     x = x.to(weight.across.dtype)
     if weight.packed or 0 < weight.least_rows <= x.size(0):

@@ -1,4 +1,4 @@
-"""The model in torch: sentences → vectors of all layers."""
+"""ELMo models computed by torch."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from streamfile._lru import RecentVectors
 from streamfile.elmo.batches import BOUNDARIES, Packing, pack
 from streamfile.elmo.character_layer import CharacterNetwork
 from streamfile.elmo.characters import SENTENCE_BEGIN, SENTENCE_END, spelling
-from streamfile.elmo.fork_gate import computing
 from streamfile.elmo.lstm import Network, State
 from streamfile.elmo.options import Options
 from streamfile.elmo.threads import DIRECTIONS, Threads
 from streamfile.elmo.weights import open_weights
 from streamfile.errors import ArgumentError
+from vfs.forks import native
 
-KNOWN = 64 << 20  # bytes of layer 0 kept
-ENTRY = 256  # bytes that a kept vector takes beside its numbers
+KNOWN = 64 << 20  # bytes of the cache of layer 0
+ENTRY = 256  # bytes that a cached vector takes beside its numbers
 
-States = Sequence[list[State] | None]  # of each direction, of each layer; None for zeros
+States = Sequence[list[State] | None]  # for each direction, the state of each layer; None: zeros
 
 
 def find_device(devices: Sequence[int]) -> torch.device:
-    """Give the first of some GPUs; the CPU if there are none.
+    """Return the first of the GPUs in a list, or the CPU if the list is empty.
 
     Raises
     ------
     ArgumentError
-        torch does not see that GPU.
+        torch does not see the GPU.
     """
     if not devices:
         return torch.device("cpu")
@@ -48,16 +48,16 @@ def find_device(devices: Sequence[int]) -> torch.device:
 
 
 class TorchModel:
-    """A model that computes a batch at a time.
+    """A model that torch computes, one batch at a time.
 
     Parameters
     ----------
     options, path
-        Of the model, and the file of its weights.
+        Options of the model, and the path of its weights.
     device
-        Where to compute.
+        Device that computes.
     dtype
-        Of the LSTMs' products.
+        Type of the LSTMs' matrix products, float32 or bfloat16.
     """
 
     def __init__(
@@ -82,31 +82,33 @@ class TorchModel:
         Parameters
         ----------
         sentences
-            Tokens, at least one in each.
+            Tokens of each sentence, at least one.
 
         Returns
         -------
-        list of array of float32, (tokens, layers * dim)
+        list of ndarray
+            Vectors of each sentence, float32, shape (tokens, layers * dim).
         """
         return self.encode_on(sentences, None)[0]
 
     def encode_on(
         self, sentences: Sequence[Sequence[str]], states: States | None
     ) -> tuple[list[Floats], States]:
-        """Compute the vectors of a batch that goes on where another ended.
+        """Compute the vectors of a batch, from the states in which earlier sentences ended.
 
         Parameters
         ----------
         sentences
-            See `encode`.
+            Tokens of each sentence, at least one.
         states
-            After the sentences that came before these, one for each; None for zeros.
+            States after an earlier batch with as many sentences, None for zeros.
 
         Returns
         -------
         vectors, states
+            Vectors of each sentence, see `encode`, and the states after this batch.
         """
-        with computing:
+        with native:
             return self._encode(sentences, states or [None] * DIRECTIONS)
 
     def _encode(
@@ -120,7 +122,7 @@ class TorchModel:
         tokens = [name for sentence in spelt for name in sentence]
         packing = pack([len(sentence) for sentence in spelt])
         layer_0 = self._layer_0(tokens)
-        # Filled by numpy, which starts no threads: see `Threads`.
+        # numpy, not torch, fills this array, because numpy starts no threads: see `Threads`.
         joined = np.empty(
             (len(tokens), 1 + self._options.n_layers, DIRECTIONS, layer_0.shape[1]), np.float32
         )
@@ -146,7 +148,7 @@ class TorchModel:
         states: list[State] | None,
         vectors: Tensor,
     ) -> list[State]:
-        """Fill in a direction's part of all layers but the lowest."""
+        """Compute a direction's part of all LSTM layers into `vectors`, and return its states."""
         tokens = torch.from_numpy(packing.tokens[direction])
         order = torch.from_numpy(packing.order).to(self._device)
         layers, after = self._directions[direction].run(
@@ -160,7 +162,7 @@ class TorchModel:
         return [state.take(order.argsort()) for state in after]
 
     def _layer_0(self, tokens: Sequence[bytes]) -> Floats:
-        """Look layer 0 up, or compute it; a row a token."""
+        """Look up or compute layer 0 of tokens, float32, shape (tokens, projection_dim)."""
         names = dict.fromkeys(tokens)
         with self._lock:
             known, vectors = self._known.take(list(names))

@@ -1,4 +1,4 @@
-"""The options of a model: a JSON file, as bilm-tf writes it."""
+"""Options of a model, from a JSON file as bilm-tf writes it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 from streamfile.errors import FormatError, PathError
 
 MOST_JSON = 1 << 20  # bytes
-MOST_SIZE = 1 << 16  # of anything that is counted
-MOST_LISTED = 64  # layers, filters
+MOST_SIZE = 1 << 16  # limit of dimensions, of characters and of numbers of filters
+MOST_LISTED = 64  # limit of the numbers of layers and of kinds of filters
 LEAST_CHARACTERS = 4  # begin, one byte, end, padding
 ALPHABET = 261  # 256 bytes, 4 boundaries, padding
 
@@ -23,28 +23,28 @@ Json = dict[str, Any]
 class Options:
     """The sizes of a model (Peters et al., 2018, "Deep contextualized word representations").
 
-    Parameters
+    Attributes
     ----------
     dim
-        Of an LSTM's memory cell.
+        Number of dimensions of an LSTM's memory cell.
     projection_dim
-        Of an LSTM's output, and of layer 0.
+        Number of dimensions of an LSTM's output, and of layer 0.
     n_layers
-        LSTMs on top of each other, in each direction.
+        Number of LSTM layers in each direction.
     cell_clip, proj_clip
-        Limits of the memory cell and of the output, either sign; None for none.
+        Limits of the absolute values of memory cells and of outputs, None for no limit.
     use_skip_connections
-        Whether a layer's input is added to its output, but for the lowest LSTM.
+        Whether the input of each LSTM layer but the lowest is added to its output.
     character_dim
-        Of a character's vector.
+        Number of dimensions of a character's vector.
     filters
-        Width in characters and number, of each kind of filter.
+        (width in characters, number of filters) of each kind of filter.
     n_highway
-        Highway layers on top of the filters.
+        Number of highway layers above the filters.
     activation
-        Of the filters: ``relu`` or ``tanh``.
+        Activation function of the filters, ``relu`` or ``tanh``.
     max_characters
-        Of a token, its two boundaries included.
+        Greatest number of characters of a token, its two boundaries included.
     """
 
     dim: int
@@ -61,7 +61,7 @@ class Options:
 
     @property
     def n_filters(self) -> int:
-        """Filters of all widths."""
+        """Number of filters of all kinds together."""
         return sum(count for _, count in self.filters)
 
 
@@ -71,18 +71,14 @@ def read_options(path: Path) -> Options:
     Parameters
     ----------
     path
-        A JSON file.
-
-    Returns
-    -------
-    Options
+        Path of a JSON file.
 
     Raises
     ------
     FormatError
-        It is no JSON, or something is missing or cannot be.
+        The file is no JSON, or an option is missing or has an impossible value.
     PathError
-        There is no such file.
+        The file does not exist.
     """
     try:
         with path.open("rb") as file:
@@ -105,7 +101,7 @@ def _parse(data: bytes) -> Options:
     lstm = _get(options, "lstm", dict)
     cnn = _get(options, "char_cnn", dict)
     max_characters = _size(cnn, "max_characters_per_token", LEAST_CHARACTERS)
-    # bilm-tf counts the mask when a trained model is used, and not while it is trained.
+    # bilm-tf's n_characters includes the mask when a trained model is used, but not in training.
     if (found := _size(cnn, "n_characters", 1)) not in (ALPHABET, ALPHABET + 1):
         raise FormatError(f"n_characters must be {ALPHABET + 1} or {ALPHABET}, not {found}")
     if (activation := _get(cnn, "activation", str)) not in ("relu", "tanh"):

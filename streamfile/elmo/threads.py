@@ -1,14 +1,15 @@
-"""Two threads, a direction of the model each."""
+"""Two threads, one for each direction of the model."""
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import torch
+
+from vfs.forks import renew_in_children
 
 DIRECTIONS = 2
 T = TypeVar("T")
@@ -17,40 +18,43 @@ _starting = threading.Lock()
 
 
 class Threads:
-    """Where everything is computed: on the CPU, threads that share torch's number of threads.
+    """Threads that compute on the CPU, and divide torch's number of threads among them.
 
-    In a child process the threads that torch had started are missing, and waiting for them would
-    never end, so there torch starts none.
+    A forked child process does not have the threads that torch started, and torch would wait for
+    them without end. In a child torch therefore uses one thread in each of these threads.
 
     Parameters
     ----------
     device
-        A GPU needs no threads.
+        Device that computes; for a GPU, tasks run in the calling thread.
     """
 
     def __init__(self, device: torch.device) -> None:
         threads = torch.get_num_threads()
         self._sequential = device.type != "cpu"
         self.count = 1 if self._sequential else min(DIRECTIONS, threads)
-        # Of this process, and of its children.
-        self._pools = {os.getpid(): self._pool(threads // self.count)}
+        self._pool = self._new_pool(threads // self.count)
+        renew_in_children(self)
 
-    def _pool(self, threads: int) -> ThreadPoolExecutor:
+    def renew(self) -> None:
+        """Replace the threads in a forked child; in each of them torch uses one thread."""
+        self._pool = self._new_pool(1)
+
+    def _new_pool(self, threads: int) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(self.count, "streamfile-elmo", _limit, (threads,))
 
     def run(self, tasks: Sequence[Callable[[], T]]) -> list[T]:
-        """Run tasks side by side, without gradients.
+        """Run tasks in parallel, without gradients.
 
         Returns
         -------
         list
-            Their results, in order.
+            Results of the tasks, in order.
         """
         if self._sequential:
             return [_infer(task) for task in tasks]
-        pid = os.getpid()
-        pool = self._pools.get(pid) or self._pools.setdefault(pid, self._pool(1))
-        return [future.result() for future in [pool.submit(_infer, task) for task in tasks]]
+        futures = [self._pool.submit(_infer, task) for task in tasks]
+        return [future.result() for future in futures]
 
 
 def _infer(task: Callable[[], T]) -> T:
@@ -59,8 +63,8 @@ def _infer(task: Callable[[], T]) -> T:
 
 
 def _limit(threads: int) -> None:
-    # This sets the number of this thread and of all threads to come; the latter is put back by
-    # a thread that ends with it, so that it is nobody else's number that changes.
+    # `set_num_threads` sets the number of this thread and of all threads started later. Another
+    # thread resets the number for later threads, and ends, so that only this thread is changed.
     with _starting:
         usual = torch.get_num_threads()
         torch.set_num_threads(threads)

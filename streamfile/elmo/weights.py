@@ -1,4 +1,4 @@
-"""The weights of a model: an HDF5 file, laid out as bilm-tf does."""
+"""Weights of a model, from an HDF5 file in bilm-tf's layout."""
 
 from __future__ import annotations
 
@@ -14,34 +14,35 @@ from streamfile._arrays import Floats
 from streamfile.elmo.options import ALPHABET, Options
 from streamfile.errors import FormatError, PathError
 
-MOST_BYTES = 4 << 30  # in memory; the largest published model takes 374 MB
-MOST_SHRUNK = 1100  # deflate, the strongest filter that HDF5 has built in, makes 1032 bytes of one
+MOST_BYTES = 4 << 30  # bytes in memory; the largest published model takes 374 MB
+# Limit of the compression ratio: HDF5's strongest built-in filter, deflate, reaches 1032.
+MOST_SHRUNK = 1100
 DIRECTIONS = 2
-HEAD = 8  # bytes shown of a file that is something else
+HEAD = 8  # bytes shown of a file of another format
 PICKLES = (b"\x80", b"PK\x03\x04")  # Python's protocol 2 and later; torch's zip files
 
 
 class Weights:
-    """Arrays in a file, each read when it is used: a model makes its own of most of them.
+    """Arrays in a file, each read when it is used.
 
     Parameters
     ----------
     path
-        Of the file.
+        Path of the file.
     datasets
-        By name.
+        Datasets by name.
     """
 
     def __init__(self, path: Path, datasets: Mapping[str, h5py.Dataset]) -> None:
         self._path, self._datasets = path, datasets
 
     def read(self, name: str, rows: slice = slice(None)) -> Floats:
-        """Read an array, or some rows of it, as the file has it.
+        """Read an array, or some of its rows, as float32.
 
         Raises
         ------
         FormatError
-            It is damaged.
+            The array is damaged.
         """
         dataset = self._datasets[name]
         begin, end, _ = rows.indices(dataset.shape[0])
@@ -52,14 +53,14 @@ class Weights:
 
 
 def lstm_name(direction: int, layer: int, part: str) -> str:
-    """Name a dataset of an LSTM.
+    """Return the name of a dataset of an LSTM.
 
     Parameters
     ----------
     direction
         0 for forward, 1 for backward.
     layer
-        From 0.
+        Number of the LSTM layer, from 0.
     part
         ``W_0``, ``B`` or ``W_P_0``.
     """
@@ -67,7 +68,7 @@ def lstm_name(direction: int, layer: int, part: str) -> str:
 
 
 def expected_shapes(options: Options) -> dict[str, tuple[int, ...]]:
-    """Name every dataset, with its shape."""
+    """List the expected shape of every dataset, by name."""
     filters, projection = options.n_filters, options.projection_dim
     shapes: dict[str, tuple[int, ...]] = {"char_embed": (ALPHABET, options.character_dim)}
     for at, (width, count) in enumerate(options.filters):
@@ -89,25 +90,26 @@ def expected_shapes(options: Options) -> dict[str, tuple[int, ...]]:
 
 @contextlib.contextmanager
 def open_weights(path: Path, options: Options) -> Iterator[Weights]:
-    """Open a file and check every dataset. Links to other files are not followed.
+    """Open a file of weights, and check every dataset. Links to other files are not followed.
 
     Parameters
     ----------
     path
-        An HDF5 file.
+        Path of an HDF5 file.
     options
-        What the shapes must fit.
+        Options of the model, which determine the shapes.
 
     Yields
     ------
     Weights
+        The arrays of the open file.
 
     Raises
     ------
     FormatError
-        It is no HDF5 file, or a dataset is missing or not what the options make of it.
+        The file is no HDF5 file, or a dataset is missing, damaged, or of another type or shape.
     PathError
-        There is no such file.
+        The file does not exist.
     """
     shapes = expected_shapes(options)
     size = 4 * sum(math.prod(shape) for shape in shapes.values())
@@ -130,7 +132,7 @@ def _refusing(path: Path) -> Iterator[None]:
         yield
     except FormatError as failure:
         raise FormatError(f"the ELMo weights in {path} are not usable: {failure}") from failure
-    # h5py's own, for what is damaged; which of them depends on where.
+    # The errors that h5py raises for damaged files, depending on the damaged part.
     except (OSError, RuntimeError, KeyError, ValueError, TypeError) as failure:
         raise FormatError(
             f"the ELMo weights in {path} are damaged ({failure}); get the file again"

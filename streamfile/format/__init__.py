@@ -1,4 +1,4 @@
-"""The tables of a `.magnitude` file, and its rows as numpy arrays.
+"""Tables of a `.magnitude` file, and decoding of their rows into numpy arrays.
 
-It may import `vfs` alone.
+This package may import `vfs`.
 """

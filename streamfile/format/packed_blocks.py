@@ -1,4 +1,4 @@
-"""Numbered blocks, packed small."""
+"""Compression of numbered blocks into one record."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ MOST_BLOCKS = 1 << 17
 
 
 def pack_blocks(blocks: Mapping[int, bytes]) -> bytes:
-    """Pack blocks."""
+    """Compress blocks, given by number, into one record."""
     pieces = [HEAD.pack(number, len(block)) + block for number, block in blocks.items()]
     return zlib.compress(b"".join(pieces), 9)
 
 
 def unpack_blocks(record: bytes) -> dict[int, bytes]:
-    """Unpack what `pack_blocks` made; of a damaged record, nothing."""
+    """Decompress a record of `pack_blocks`; the result is empty if the record is damaged."""
     inflater = zlib.decompressobj()
     blocks: dict[int, bytes] = {}
     at = 0

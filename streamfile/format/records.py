@@ -1,7 +1,4 @@
-"""Many values of SQLite records at once (https://sqlite.org/fileformat2.html, section 2.1).
-
-Each operation goes over a block of values that is small enough for a processor's cache.
-"""
+"""Vectorised decoding of SQLite records (https://sqlite.org/fileformat2.html, section 2.1)."""
 
 from __future__ import annotations
 
@@ -15,21 +12,21 @@ import numpy.typing as npt
 from streamfile._arrays import Bytes, Doubles, Ints
 
 IMPOSSIBLE = 255
-SIZES = np.full(256, IMPOSSIBLE, np.uint8)  # bytes of an integer, by its serial type
+SIZES = np.full(256, IMPOSSIBLE, np.uint8)  # bytes of an integer by serial type
 SIZES[[1, 2, 3, 4, 5, 6, 8, 9]] = [1, 2, 3, 4, 6, 8, 0, 0]
 NUMBER_SIZES = np.array([0, 1, 2, 3, 4, 6, 8, 8, 0, 0], np.int64)
 
 
 @dataclass(frozen=True)
 class Keys:
-    """The keys of rows, as they lie in the file.
+    """The keys of rows, as encoded bytes in a larger array.
 
     Attributes
     ----------
     data
-        Bytes that hold them.
+        uint8 array that contains the keys.
     starts, ends
-        Where each key begins and ends, shape (n,).
+        Offset of each key in `data`, and the offset behind it, int64, shape (n,).
     """
 
     data: Bytes
@@ -37,7 +34,7 @@ class Keys:
     ends: Ints
 
     def decode(self, which: slice | Ints = slice(None)) -> list[str]:
-        """Make strings; bytes that are no UTF-8 become surrogates."""
+        """Decode keys as strings; bytes that are not UTF-8 become surrogates."""
         data = self.data.data
         return [
             str(data[start:end], "utf-8", "surrogateescape")
@@ -47,11 +44,17 @@ class Keys:
         ]
 
     def first(self, count: int) -> Keys:
-        """Give the first so many."""
+        """Return the first `count` keys."""
         return Keys(self.data, self.starts[:count], self.ends[:count])
 
     def join(self) -> tuple[Bytes, Ints]:
-        """Give the bytes of all keys, one behind the other, and how many are of each."""
+        """Join the bytes of all keys.
+
+        Returns
+        -------
+        data, sizes
+            The joined keys, uint8, and the length of each key in bytes, int64, shape (n,).
+        """
         sizes = self.ends - self.starts
         ends = np.cumsum(sizes)
         total = int(ends[-1]) if len(ends) else 0
@@ -59,14 +62,13 @@ class Keys:
 
 
 class Scratch:
-    """Arrays that are used again and again, by one thread.
-
-    Fresh memory costs more than what is done with it.
+    """Arrays that one thread reuses, because allocation would take longer than decoding.
 
     Parameters
     ----------
     values
-        How many are to be decoded at once: with more, threads contend less.
+        Number of values that the user decodes in one step. Larger steps reduce contention between
+        threads; smaller ones fit better into the processor's cache.
     """
 
     def __init__(self, values: int = 1 << 18) -> None:
@@ -74,7 +76,7 @@ class Scratch:
         self._buffers: dict[str, Bytes] = {}
 
     def array(self, name: str, shape: tuple[int, ...], dtype: str) -> npt.NDArray[Any]:
-        """Give an array of any content, valid until the same name is asked for again."""
+        """Return an uninitialised array, valid until the next call with the same name."""
         size = math.prod(shape) * np.dtype(dtype).itemsize
         buffer = self._buffers.get(name)
         if buffer is None or len(buffer) < size:
@@ -85,29 +87,29 @@ class Scratch:
 def read_integers(
     data: Bytes, types: Bytes, begins: Ints, ends: Ints, scratch: Scratch
 ) -> npt.NDArray[Any] | None:
-    """Decode integers that lie one behind the other in each row.
+    """Decode the consecutive integers of each row.
 
     Parameters
     ----------
     data
-        With at least 18 bytes behind each row.
+        uint8 array that contains the rows, with at least 18 bytes behind each row.
     types
-        Serial types, shape (n, m).
+        Serial types of the integers, uint8, shape (n, m).
     begins, ends
-        Where the values of each row lie in the data, shape (n,).
+        Offset of each row's integers in `data`, and the offset behind them, int64, shape (n,).
     scratch
-        For what is computed, the result among it.
+        Arrays for intermediate results and for the return value.
 
     Returns
     -------
     ndarray or None
-        Shape (n, m), int32, or int64 where a value has more than four bytes. None where a type is
-        no integer's, or the values do not end where they should.
+        Integers, shape (n, m), int32, or int64 if an integer has more than four bytes. None if a
+        serial type is no integer's, or if the integers of a row do not end at its `ends`.
     """
     shape, width = types.shape, 4
     sizes = scratch.array("sizes", shape, "u1")
     usual, constant = scratch.array("usual", shape, "?"), scratch.array("constant", shape, "?")
-    # The integers 0 and 1 have types of their own, and take no bytes.
+    # The integers 0 and 1 have their own serial types, 8 and 9, and no body.
     np.greater_equal(np.subtract(types, np.uint8(8), out=sizes), np.uint8(2), out=constant)
     np.logical_not(constant, out=constant)
     np.less(np.subtract(types, np.uint8(1), out=sizes), np.uint8(4), out=usual)
@@ -121,7 +123,7 @@ def read_integers(
     low, high = int(begins.min(initial=len(data))), int(ends.max(initial=0))
     if high - low <= 2 * int((ends - begins).sum()):
         flat, first = data[low : high + 2 * width], begins - low
-    else:  # far apart
+    else:  # the rows are far apart: copy each of them
         longest = min(int((ends - begins).max(initial=0)), width * shape[1])
         length = longest + width
         starts = np.minimum(begins, len(data) - length)
@@ -133,15 +135,15 @@ def read_integers(
     np.cumsum(at, axis=1, out=at)
     if not np.array_equal(at[:, -1] + sizes[:, -1] - first, ends - begins):
         return None
-    # A gather is fast only from aligned numbers: lay out the one that begins at each byte.
+    # A gather is fast only from aligned numbers: make an array of the number at each byte.
     count = max(0, len(flat) - width + 1)
     every = scratch.array("every", (count,), f"<i{width}")
     every[:] = np.ndarray((count,), f">i{width}", flat, strides=(1,))
     values = scratch.array("values", shape, f"<i{width}")
-    every.take(at, out=values, mode="clip")  # which does not copy them once more
+    every.take(at, out=values, mode="clip")  # mode "raise" would buffer the output
     shifts = scratch.array("shifts", shape, values.dtype.str)
     np.subtract(8 * width, np.multiply(sizes, 8, out=shifts, casting="unsafe"), out=shifts)
-    values >>= shifts  # down, with the sign
+    values >>= shifts  # arithmetic shift: it keeps the sign
     if constant.any():
         values[constant] = types[constant] - np.uint8(8)
     return values
@@ -153,11 +155,16 @@ def read_reals(data: Bytes, types: Bytes, begins: Ints) -> Doubles:
     Parameters
     ----------
     data
-        With at least 8 bytes behind each number.
+        uint8 array that contains the numbers, with at least 8 bytes from each number on.
     types
-        Serial types up to 9, shape (n,); NULL is NaN.
+        Serial types of the numbers, 0 to 9, shape (n,). NULL becomes NaN.
     begins
-        Where each number begins in the data, shape (n,).
+        Offset of each number in `data`, int64, shape (n,).
+
+    Returns
+    -------
+    ndarray
+        float64, shape (n,).
     """
     raw = windows(data, 8)[begins]
     whole = raw.view(">i8").reshape(-1).astype(np.int64)
@@ -168,5 +175,5 @@ def read_reals(data: Bytes, types: Bytes, begins: Ints) -> Doubles:
 
 
 def windows(data: Bytes, length: int) -> Bytes:
-    """View so many bytes from every byte on."""
+    """View the bytes in windows of `length` bytes, one from every offset on."""
     return np.ndarray((len(data) - length + 1, length), np.uint8, data, strides=(1, 1))

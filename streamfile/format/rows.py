@@ -1,4 +1,4 @@
-"""Rows of the vectors' table as numpy arrays."""
+"""Decoding of the vectors' table ``magnitude`` into numpy arrays."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from streamfile.format.records import (
 from vfs.btree.record import read_varints
 from vfs.btree.table import Rows
 
-COLUMN_ROWS = 1000  # of which one dimension is decoded at once
+COLUMN_ROWS = 1000  # rows of which `column` decodes a dimension in one step
 
 
 class VectorRows:
@@ -29,23 +29,23 @@ class VectorRows:
     Parameters
     ----------
     name
-        Of the file, for messages.
+        Name of the file, for error messages.
     rows
-        As found.
+        Records of the rows.
     dim
-        Dimensions of each vector.
+        Number of dimensions of each vector.
 
     Attributes
     ----------
     rowids
-        Rising, int64, shape (n,).
+        Row ids, rising, int64, shape (n,).
     stored_keys
-        Of the rows, not decoded.
+        Keys of the rows, not decoded.
 
     Raises
     ------
     FormatError
-        A row that the format does not allow.
+        A row is malformed.
     """
 
     def __init__(self, name: str, rows: Rows, dim: int) -> None:
@@ -61,13 +61,13 @@ class VectorRows:
         self._values = body + (key_types - 13) // 2
         self.stored_keys = Keys(data, body, self._values)
         self._ends = rows.starts + rows.sizes
-        # A key is text, and each further type is a single byte.
+        # A key is text, and the serial type of each further column has one byte.
         sound = (key_types >= 13) & (key_types % 2 == 1) & (at + dim + 1 == body)
         if not np.all(sound & (self._values <= self._ends)):
             raise self._malformed("other columns than a key, the dimensions and a magnitude")
 
     def keys(self) -> list[str]:
-        """Decode the keys; bytes that are no UTF-8 become surrogates."""
+        """Decode the keys; bytes that are not UTF-8 become surrogates."""
         return self.stored_keys.decode()
 
     def vectors(
@@ -83,23 +83,24 @@ class VectorRows:
         Parameters
         ----------
         precision
-            Decimal places that the integers stand for.
+            Number of decimal places of the stored integers.
         normalized
-            Whether of unit length, or of their original one.
+            Whether the vectors have unit length, or their original length.
         out
-            Takes the first vectors, as many as it has room for; else a new array takes all.
+            Array for the first ``len(out)`` vectors, float32, shape (m, dim) with m <= n. Default:
+            a new array for all vectors.
         scratch
-            Of the thread.
+            Scratch arrays of the thread.
 
         Returns
         -------
         ndarray
-            float32, shape (n, dim).
+            `out`, float32, shape (m, dim).
 
         Raises
         ------
         FormatError
-            A value that the format does not allow.
+            A dimension is no integer, or a magnitude is no number.
         """
         if out is None:
             out = np.empty((len(self.rowids), self._dim), np.float32)
@@ -115,12 +116,12 @@ class VectorRows:
                 values /= np.float32(scale)
             else:
                 magnitudes = read_reals(self._rows.data, kinds, ends)
-                with np.errstate(over="ignore", invalid="ignore"):  # of lengths that cannot be
+                with np.errstate(over="ignore", invalid="ignore"):  # for impossible magnitudes
                     values *= (magnitudes / scale).astype(np.float32)[:, None]
         return out
 
     def column(self, dimension: int) -> Ints:
-        """Give one dimension as it is stored, int64, shape (n,)."""
+        """Read one dimension as stored integers, int64, shape (n,)."""
         data, values = self._rows.data, np.empty(len(self.rowids), np.int64)
         for begin in range(0, len(values), COLUMN_ROWS):
             part = slice(begin, begin + COLUMN_ROWS)
@@ -137,7 +138,14 @@ class VectorRows:
     def _decode(
         self, part: slice, scratch: Scratch
     ) -> tuple[npt.NDArray[Any], npt.NDArray[np.uint8], Ints]:
-        """Give integers, shape (n, dim), and type and place of each magnitude."""
+        """Decode dimensions, and locate magnitudes.
+
+        Returns
+        -------
+        integers, kinds, ends
+            Dimensions, shape (n, dim), and the serial type and the offset of each magnitude, shape
+            (n,).
+        """
         data = self._rows.data
         both = windows(data, self._dim + 1)[self._types[part]]
         types, kinds = both[:, :-1], both[:, -1]

@@ -1,4 +1,4 @@
-"""The table ``sqlite_schema`` (file format, section 2.6), and which tables are whose."""
+"""Table ``sqlite_schema`` (https://sqlite.org/fileformat2.html, section 2.6)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,15 @@ MOST_SCHEMA_PAGES = 1000
 
 
 def read_schema(pages: Pages) -> list[SchemaRow]:
-    """Read the table ``sqlite_schema``."""
+    """Read the table ``sqlite_schema``.
+
+    Raises
+    ------
+    FormatError
+        A row is malformed.
+    vfs.DatabaseError
+        The database is damaged.
+    """
     schema: list[SchemaRow] = []
     for _, row in run(pages, Table(pages, 1).scan(most_pages=MOST_SCHEMA_PAGES), opening=True):
         match row:

@@ -1,4 +1,4 @@
-"""The tables of a ``.magnitude`` file, and its rows as numpy arrays."""
+"""Tables of a ``.magnitude`` file, and the facts in its table ``magnitude_format``."""
 
 from __future__ import annotations
 
@@ -13,47 +13,55 @@ from vfs.btree.pages import Pages
 from vfs.btree.table import Table
 from vfs.btree.walk import run
 
+# Names of tables.
+VECTORS, FACTS = "magnitude", "magnitude_format"
+SUBWORDS = "magnitude_subword"
+SEGMENTS, BLOCKS = f"{SUBWORDS}_segdir", f"{SUBWORDS}_segments"
+APPROXIMATE = "magnitude_approx"
+ELMO_WEIGHTS, ELMO_OPTIONS = "magnitude_meta_1", "magnitude_meta_2"
+ROUTER, KEY_LENGTHS = "magnitude_router", "magnitude_key_lengths"
+BLOBS = {APPROXIMATE: 1, ELMO_WEIGHTS: 0, ELMO_OPTIONS: 0}  # position of the blob's column
+
 NEWEST_VERSION = 2
 MOST_DIM = 30000
 MOST_NGRAM = 100
-SEGMENTS, BLOCKS = "magnitude_subword_segdir", "magnitude_subword_segments"
 MOST_TREES = 1 << 20
-BLOBS = {"magnitude_approx": 1, "magnitude_meta_1": 0, "magnitude_meta_2": 0}  # table: its column
-ROUTER, KEY_LENGTHS = "magnitude_router", "magnitude_key_lengths"
 LEAST_ROW = 8  # bytes of a row with one dimension, its cell pointer included
 ON_KEY = re.compile(rb"\(\s*[`\"\[]?key[`\"\]]?\s*\)\s*$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Format:
-    """What a file says of itself.
+    """Facts about a ``.magnitude`` file, from its schema and its table ``magnitude_format``.
 
     Attributes
     ----------
     size
         Number of vectors.
     dim
-        Dimensions of each.
+        Number of dimensions of each vector.
     precision
-        Decimal places that the stored integers stand for.
+        Number of decimal places of the stored integers.
     elmo
-        Whether the file holds an ELMo model.
+        Whether the file contains an ELMo model.
     table_root, index_root
-        Root pages of the vectors' table and of the index on their keys.
+        Root pages of the vectors' table, and of the index on its keys.
     segments_root, blocks_root
-        Root pages of the tables behind the full-text index of n-grams, 0 where there is none.
+        Root pages of the tables of the full-text index of n-grams, 0 without such an index.
     subword_start, subword_end
-        Characters in the shortest n-grams in it, and in the longest.
+        Number of characters in the shortest and in the longest n-grams of that index.
     approx
-        Whether the file holds an index of approximate neighbours.
+        Whether the file contains an index of approximate neighbours.
     approx_trees
-        Trees of that index, 0 where there is none.
+        Number of trees in that index, 0 without such an index.
     max_duplicate_keys
-        The most rows with keys that are equal under NOCASE, 1 where the file does not tell.
+        Greatest number of rows with keys that are equal under NOCASE. It is 1 if the file does not
+        tell it, or has no index of approximate neighbours.
     blob_roots
-        Root pages of the tables that hold a file each, as far as they are there.
+        Root pages of the existing tables that contain a file as a blob, by name of the table.
     router_root, lengths_root
-        Root pages of the tables of a layout for streaming, 0 where there is none.
+        Root pages of the tables ``magnitude_router`` and ``magnitude_key_lengths``, 0 without such
+        a table.
     """
 
     size: int
@@ -80,14 +88,14 @@ def read_format(pages: Pages) -> Format:
     Parameters
     ----------
     pages
-        Of the file.
+        Pages of the file.
 
     Raises
     ------
     FormatError
-        The database is no ``.magnitude`` file, or one of a newer version.
+        The database is no ``.magnitude`` file, or has a newer format version.
     vfs.DatabaseError
-        The database is broken.
+        The database is damaged.
     """
     roots: dict[str, int] = {}
     key_index = 0
@@ -95,15 +103,15 @@ def read_format(pages: Pages) -> Format:
         match row:
             case [b"table", bytes(name), _, int(root), _]:
                 roots[name.decode(errors="replace")] = root
-            case [b"index", _, b"magnitude", int(root), bytes(sql)] if ON_KEY.search(sql):
-                key_index = root
-    if "magnitude" not in roots or "magnitude_format" not in roots or not key_index:
+            case [b"index", _, table, int(root), bytes(sql)] if ON_KEY.search(sql):
+                key_index = root if table == VECTORS.encode() else key_index
+    if VECTORS not in roots or FACTS not in roots or not key_index:
         raise FormatError(
             f"{pages.name}: a SQLite database, but no .magnitude file: expected the tables "
             "magnitude and magnitude_format and an index on magnitude(key), found the tables "
             f"{', '.join(sorted(roots)[:10]) or '(none)'}"
         )
-    scan = Table(pages, roots["magnitude_format"]).scan(most_pages=MOST_SCHEMA_PAGES)
+    scan = Table(pages, roots[FACTS]).scan(most_pages=MOST_SCHEMA_PAGES)
     told: dict[str, Any] = {}
     for _, row in run(pages, scan, opening=True):
         if len(row) == 2 and isinstance(row[0], bytes):
@@ -119,7 +127,7 @@ def read_format(pages: Pages) -> Format:
     subword = bool(told.get("subword")) and roots.keys() >= {SEGMENTS, BLOCKS}
     if subword:
         expected += [("subword_start", 1, MOST_NGRAM), ("subword_end", 1, MOST_NGRAM)]
-    approx = bool(told.get("approx")) and "magnitude_approx" in roots
+    approx = bool(told.get("approx")) and APPROXIMATE in roots
     if approx:
         told.setdefault("max_duplicate_keys", 1)
         expected += [("approx_trees", 1, MOST_TREES), ("max_duplicate_keys", 0, most_rows)]
@@ -135,7 +143,7 @@ def read_format(pages: Pages) -> Format:
         dim=told["dim"],
         precision=told["precision"],
         elmo=bool(told.get("elmo", 0)),
-        table_root=roots["magnitude"],
+        table_root=roots[VECTORS],
         index_root=key_index,
         segments_root=roots[SEGMENTS] if subword else 0,
         blocks_root=roots[BLOCKS] if subword else 0,

@@ -1,4 +1,4 @@
-"""The full-text index of n-grams, in the tables of SQLite's FTS3.
+"""Full-text index of n-grams, in the tables of SQLite's FTS3.
 
-It may import format.
+This package may import format and `vfs`.
 """

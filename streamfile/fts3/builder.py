@@ -1,4 +1,4 @@
-"""The full-text index of n-grams (FTS3), made of all keys at once, without SQLite."""
+"""Bulk builder of the full-text index of n-grams (FTS3), without SQLite."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ from streamfile.fts3.sorted_runs import (
     taken,
 )
 
-MOST_KEYS = 4096  # at once
-MOST_TEXT = 1 << 17  # bytes of them, if there is more than one
-MOST_POSTINGS = 1 << 19  # in memory
-PARTS = 4  # of these, of which one is sorted at once in the end
+MOST_KEYS = 4096  # keys of one step
+MOST_TEXT = 1 << 17  # bytes of the keys of one step, unless it has one key only
+MOST_POSTINGS = 1 << 19  # occurrences of terms in memory
+PARTS = 4  # the final merge sorts about a PARTS-th of the occurrences in memory at once
 LONGEST_NUMBER = 20  # bytes
 
-MOST_DIFFERENCE, MOST_PLACE = 1 << 28, 1 << 14  # with four and two bytes as varints
+MOST_DIFFERENCE, MOST_PLACE = 1 << 28, 1 << 14  # limits of varints of four and of two bytes
 
 
 class NgramIndex:
-    """The subword table of keys, made in bounded memory.
+    """Builder of the subword table and its full-text index, in bounded memory.
 
     Parameters
     ----------
     shortest, longest
-        Characters of an n-gram.
+        Number of characters in the shortest and in the longest n-grams.
     folder
-        Where the temporary file is.
+        Directory of the temporary file.
     most_postings
-        N-grams of keys in memory, beyond which they are put into that file; in the end, the most
-        at once, unless more begin with the same word of eight bytes.
+        Number of n-gram occurrences in memory above which they go to the temporary file. The final
+        merge has at most as many in memory, unless more begin with the same eight bytes.
     """
 
     def __init__(
@@ -71,19 +71,19 @@ class NgramIndex:
         Parameters
         ----------
         first_rowid
-            Of the first key: at least 1, and higher than those before.
+            Row id of the first key, at least 1, and above the row ids of earlier keys.
         keys
-            UTF-8.
+            Keys in UTF-8.
 
         Returns
         -------
         list of (char_ngrams, num_ngrams)
-            What the subword table has of each key; the n-grams in UTF-8.
+            Columns of the subword table for each key; the n-grams in UTF-8.
 
         Raises
         ------
         ValueError
-            A row id that is too low, or a key that is not UTF-8.
+            The row id is too low, or a key is not UTF-8.
         """
         if first_rowid < self._next:
             raise ValueError(f"expected a row id of at least {self._next}, got {first_rowid}")
@@ -120,12 +120,12 @@ class NgramIndex:
         return list(zip(texts, numbers.tolist(), strict=True))
 
     def finish(self, block_size: int) -> Segment:
-        """Make the index of all keys added; after that no more can be.
+        """Make the index of all added keys; no key can be added after that.
 
         Parameters
         ----------
         block_size
-            Most bytes of a block, see `Segment`.
+            Greatest length of a block in bytes, see `Segment`.
         """
         self._spill()
         return Segment(self._postings(), block_size)
@@ -135,14 +135,14 @@ class NgramIndex:
         self._file.close()
 
     def _spill(self) -> None:
-        """Put what is in memory into the file."""
+        """Move the batches in memory to the file, as one run."""
         if self._batches:
             batch = concatenated(self._batches)
             self._batches, self._count = [], 0
             self._runs.append(Run(self._file, batch))
 
     def _postings(self) -> Iterator[Postings]:
-        """Merge runs, some terms after the other."""
+        """Merge the runs, and yield the postings of a range of terms at a time."""
         if not self._runs:
             return
         sampled = np.sort(np.concatenate([run.sampled for run in self._runs]))
@@ -155,8 +155,8 @@ class NgramIndex:
 
 
 def _encoded(batch: Batch) -> Postings:
-    """Sort what is put together of several runs, by terms, and encode the lists of documents."""
-    # Runs are in order already, of which a stable sort makes use.
+    """Sort the concatenated parts of runs by terms, and encode the doclists."""
+    # Each run is in order already, which makes a stable sort fast.
     batch = taken(batch, np.argsort(batch.rows.words, kind="stable"))
     words = batch.rows.words
     new = np.append(True, words[1:] != words[:-1])
@@ -176,14 +176,21 @@ def _encoded(batch: Batch) -> Postings:
 
 
 def _lists(new: Flags, documents: Ints, places: Ints) -> tuple[bytes, Ints]:
-    """Encode documents and places in the order of terms, of which new ones are marked.
+    """Encode doclists.
+
+    Parameters
+    ----------
+    new
+        Whether an occurrence is the first one of its term, shape (n,).
+    documents, places
+        Document and place of each occurrence, in the order of terms, see `Batch`.
 
     Returns
     -------
     lists
-        See `Postings`.
+        The joined doclists, see `Postings`.
     begins
-        Where each of the places begins in them.
+        Offset of each occurrence in `lists`, int64, shape (n,).
     """
     differences = np.diff(documents, prepend=0)
     differences[new] = documents[new]
@@ -202,7 +209,7 @@ def _lists(new: Flags, documents: Ints, places: Ints) -> tuple[bytes, Ints]:
 
 
 def _encoded_words(differences: Ints, places: Ints, last: Flags) -> tuple[Bytes, Ints]:
-    """Encode what fits into eight bytes each; give the sizes, too."""
+    """Encode occurrences of at most eight bytes; return their bytes, and the length of each."""
     sizes = (differences > 0).astype(np.int64)
     values = differences & 0x7F
     for shift in (7, 14, 21):
@@ -224,7 +231,7 @@ def _encoded_words(differences: Ints, places: Ints, last: Flags) -> tuple[Bytes,
 
 
 def _encoded_varints(differences: Ints, places: Ints, last: Flags) -> tuple[Bytes, Ints]:
-    """Encode numbers of any size; give the sizes, too."""
+    """Encode occurrences of any length; return their bytes, and the length of each."""
     second = places == SECOND_COLUMN
     count = len(second)
     values = np.ones((count, 5), np.int64)

@@ -1,8 +1,9 @@
-"""Lists of documents of a full-text index (FTS3), and how segments are merged.
+"""Doclists of a full-text index (FTS3), and the merge of segments.
 
-A document in such a list is its number less that of the one before it, then its positions (each
-the difference to the one before it plus two; another column begins with a one and its number),
-then a zero. All are varints, least significant bits first.
+A doclist is a sequence of varints, least significant bits first. Each document has the difference
+of its number to the document before it, its positions, and a zero. A position is stored as its
+difference to the position before it, plus two. The positions of another column than the first
+begin with a one and the number of the column.
 """
 
 from __future__ import annotations
@@ -18,23 +19,23 @@ from streamfile._arrays import Bytes, Ints
 from streamfile.fts3.ngrams import ranges
 from vfs.errors import DatabaseError
 
-MOST_TERMS = 2048  # of postings that are handled at once
-MOST_BYTES = 1 << 18  # of their lists, if there is more than one
-ENCODED = 1 << 16  # documents that are encoded at once
+MOST_TERMS = 2048  # terms of one piece of postings
+MOST_BYTES = 1 << 18  # bytes of the doclists of a piece, unless it has one term only
+ENCODED = 1 << 16  # documents that are encoded in one step
 
 
 @dataclass(frozen=True)
 class Postings:
-    """Terms and the documents that have them.
+    """Terms and their doclists.
 
     Attributes
     ----------
     terms
-        Rising.
+        Terms in rising order.
     sizes
-        Bytes of the list of each, int64, shape (n,).
+        Length of each term's doclist in bytes, int64, shape (n,).
     lists
-        The lists, one behind the other.
+        The joined doclists.
     """
 
     terms: list[bytes]
@@ -42,7 +43,7 @@ class Postings:
     lists: bytes
 
     def pieces(self) -> Iterator[Postings]:
-        """Cut into pieces of at most `MOST_TERMS` terms and, if of several, `MOST_BYTES`."""
+        """Yield pieces of at most `MOST_TERMS` terms and `MOST_BYTES` bytes, or of one term."""
         ends = np.append(0, np.cumsum(self.sizes))
         at = 0
         while at < len(self.terms):
@@ -54,14 +55,14 @@ class Postings:
 
 
 def encode_varints(values: Ints) -> tuple[Bytes, Ints]:
-    """Encode numbers that are not negative.
+    """Encode integers of at least 0 as FTS3's varints.
 
     Returns
     -------
     encoded
-        uint8.
+        The joined varints, uint8.
     sizes
-        Bytes of each, int64, shape (n,).
+        Length of each varint in bytes, int64, shape (n,).
     """
     sizes = np.ones(len(values), np.int64)
     rest = values >> 7
@@ -85,22 +86,22 @@ def merged(segments: Sequence[Iterable[Postings]], name: str = "a file") -> Iter
     Parameters
     ----------
     segments
-        Newest first: what a newer one has of a document replaces what an older one has, and a
-        document without positions is one that was deleted.
+        Postings of each segment, the newest segment first. If two doclists of a term have the same
+        document, the entry of the newer segment counts. A document without positions is deleted.
     name
-        Of the file, for errors.
+        Name of the file, for error messages.
 
     Yields
     ------
     Postings
-        With rising terms.
+        Merged postings, with terms in rising order.
 
     Raises
     ------
     DatabaseError
-        A list is malformed.
+        A doclist is malformed.
     """
-    # Oldest first: usually the lists of a term then need only be put behind each other.
+    # Oldest first: row ids usually rise from segment to segment, so that no sort is needed.
     sources = [iter(segment) for segment in reversed(segments)]
     heads: dict[int, tuple[Postings, Ints, int]] = {}
 
@@ -137,10 +138,21 @@ def merged(segments: Sequence[Iterable[Postings]], name: str = "a file") -> Iter
 
 
 def _joined(terms: list[bytes], sizes: Ints, lists: bytes, ages: Ints) -> Postings:
-    """Make one list of all that there are of a term; the oldest come first, with the highest age.
+    """Merge all doclists of each term into one doclist.
 
-    Nothing but the end of a document has a zero byte: differences of numbers that rise are none,
-    and the last byte of a varint of several is none either.
+    Only the end of a document is a zero byte: a difference of rising numbers is not zero, and a
+    varint of several bytes does not end with a zero byte.
+
+    Parameters
+    ----------
+    terms
+        Term of each doclist, the terms of the oldest segment first.
+    sizes
+        Length of each doclist in bytes.
+    lists
+        The joined doclists.
+    ages
+        Age of each doclist's segment; a higher number is older.
     """
     data = np.frombuffer(lists, np.uint8)
     ends = np.flatnonzero(data == 0)
@@ -201,7 +213,14 @@ def _joined(terms: list[bytes], sizes: Ints, lists: bytes, ages: Ints) -> Postin
 
 
 def _decode_varints(data: Bytes, at: Ints) -> tuple[Ints, Ints]:
-    """Decode numbers below 2**63 that begin at offsets; give them and the offsets behind them."""
+    """Decode varints of numbers below 2**63 at offsets.
+
+    Returns
+    -------
+    values, behind
+        The numbers, and the offset behind each varint, int64, shape (n,). The offset behind a
+        malformed varint is greater than the length of the data.
+    """
     values = np.zeros(len(at), np.int64)
     behind = at.copy()
     more = np.arange(len(at))
@@ -212,5 +231,5 @@ def _decode_varints(data: Bytes, at: Ints) -> tuple[Ints, Ints]:
         values[more] |= (part & 0x7F) << shift
         behind[more] += 1
         more = more[part >= 0x80]
-    behind[more] = len(data) + 1  # too large, so that its end cannot be right
+    behind[more] = len(data) + 1  # the caller compares it with the end of the document
     return values, behind

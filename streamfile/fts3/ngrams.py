@@ -1,4 +1,4 @@
-"""The n-grams of keys that the subword table has, of many keys at once."""
+"""Vectorised extraction of the n-grams that the subword table stores for keys."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from streamfile._arrays import Flags, Ints
 
 EDGE = "\uf000"
 NOT_SEARCHED = re.compile("[\0-/:-@[-`{-\x7f]")
-# The only letters whose lower case depends on those around it, or is of two characters.
+# The lower case of FINAL depends on its neighbours, the lower case of DOTTED has two characters.
 FINAL, DOTTED = "Σ", "İ"
-FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd and without pattern
+FACTOR = np.uint64(0x9E3779B97F4A7C15)  # 2**64 divided by the golden ratio, for hashing
 WORD = 8  # bytes
 
 Words = npt.NDArray[np.uint64]
 
-# Bytes of a code: see `Rows`.
+# Translation between UTF-8 and the code of `Rows`.
 _SHORT_EDGE, _LONG_EDGE = b"\xef", b"\xf0\x80\x80"
 _TO_CODE = bytes((*range(0xEF), *range(0xF0, 0xF6), *range(0xF5, 0x100)))
 _FROM_CODE = bytes((*range(0xF0), *range(0xEF, 0xF5), *range(0xF6, 0x100)))
@@ -35,14 +35,17 @@ LAST_BYTE = np.uint64(0xFF)
 
 @dataclass(frozen=True)
 class Rows:
-    """N-grams in a code that sorts as they do: UTF-8, but with one byte for an edge.
+    """N-grams as rows of 64-bit words, which sort in the order of the UTF-8 bytes.
+
+    The code of an n-gram is its UTF-8, in which one byte replaces the three bytes of `EDGE`.
 
     Attributes
     ----------
     words
-        The first bytes of each, the first one the most significant, zeros behind them, shape (n,).
+        First word of each n-gram: its first eight bytes, big-endian, padded with zeros, uint64,
+        shape (n,).
     rest
-        The following words of those whose first word is full, in their order, shape (m, width).
+        Further words of the n-grams whose first word is full, in order, uint64, shape (m, width).
     """
 
     words: Words
@@ -50,12 +53,12 @@ class Rows:
 
     @property
     def full(self) -> Ints:
-        """Which words are full."""
+        """Positions of the first words that have no padding, int64, shape (m,)."""
         return np.flatnonzero(self.words & LAST_BYTE)
 
     def joined(self) -> bytes:
-        """Give all of them in UTF-8 with a space behind each; one without bytes is a new line."""
-        # Zero bytes at the end, from the exponent of the lowest bit.
+        """Join the n-grams in UTF-8, each with a space behind it; an empty one is a new line."""
+        # The exponent of the lowest bit tells the number of zero bytes at the end.
         lowest = (self.words & -self.words).astype(np.float64)
         sizes = WORD - (np.frexp(lowest)[1] - 1) // 8
         empty = np.flatnonzero(self.words == 0)
@@ -71,7 +74,15 @@ class Rows:
 
 
 def rows_of(grams: Sequence[bytes], width: int) -> Rows:
-    """Take n-grams in UTF-8, none of which has more bytes than there is room for."""
+    """Encode n-grams.
+
+    Parameters
+    ----------
+    grams
+        N-grams in UTF-8, each of at most ``8 * (1 + width)`` bytes in the code.
+    width
+        Number of words for an n-gram behind its first word.
+    """
     codes = _code(b" ".join(grams)).split(b" ") if grams else []
     data = np.array(codes, f"S{WORD * (1 + width)}")
     words = data.view(">u8").astype(np.uint64).reshape(-1, 1 + width)
@@ -81,31 +92,34 @@ def rows_of(grams: Sequence[bytes], width: int) -> Rows:
 def searched(
     keys: Sequence[str], shortest: int, longest: int, width: int
 ) -> tuple[Rows, Ints, Ints]:
-    """Find what the subword table has of keys, of which there is at least one.
+    """Extract the n-grams that the subword table stores for keys.
 
     Parameters
     ----------
     keys
-        In any case.
+        Keys, at least one, in any case.
     shortest, longest
-        Characters of an n-gram.
+        Number of characters in the shortest and in the longest n-grams.
     width
-        Words for the n-grams behind the first one.
+        Number of words for an n-gram behind its first word.
 
     Returns
     -------
     rows
-        Of each key the different n-grams of letters and digits, lower-cased, in the order of the
-        subword table, the short ones first; then one without bytes.
+        For each key, its different lower-case n-grams of searched characters (letters, digits and
+        characters outside ASCII), in the order of the subword table, short ones first; then one
+        empty n-gram.
     ends
-        Where the last one of each key is, int64, shape (n,).
+        Position in `rows` of the empty n-gram of each key, int64, shape (n,).
     counts
-        How many different ones there are with the others, for each key, int64, shape (n,).
+        Number of different n-grams of each key, n-grams of other characters included, int64, shape
+        (n,).
     """
     whole = EDGE + (EDGE + EDGE).join(keys) + EDGE
     code = _code(whole.replace(DOTTED, "i").lower().encode())
     data = np.frombuffer(code + bytes(WORD * (1 + width)), np.uint8)
-    # Any text but the last zeros: characters of several bytes go on with 0x80 to 0xbf.
+    # Offsets of characters, and of the zeros behind the text: UTF-8 continues a character with
+    # bytes from 0x80 to 0xbf.
     places = np.flatnonzero((data[: len(code) + 1] & 0xC0) != 0x80)
     at_byte = np.ndarray(len(code) + 1, ">u8", data, strides=(1,))
     at_character = at_byte[places].astype(np.uint64)
@@ -116,7 +130,7 @@ def searched(
     if FINAL in whole or DOTTED in whole:
         odd |= np.array([FINAL in key or DOTTED in key for key in keys])
     spans = np.arange(shortest, longest + 1)
-    windows = np.ones((len(keys), len(spans) + 1), np.int64)  # also one of no character
+    windows = np.ones((len(keys), len(spans) + 1), np.int64)  # the last column: the empty n-gram
     windows[:, :-1] = np.maximum(lengths[:, None] + 1 - spans, 0)
     windows[odd, :-1] = 0
     counts = windows[:, :-1].sum(axis=1)
@@ -124,7 +138,7 @@ def searched(
     starts = ranges(np.repeat(begins, windows.shape[1]), each)
     ends = starts + np.repeat(np.tile(np.append(spans, 0), len(keys)), each)
     left_out = np.append(0, np.cumsum(~_SEARCHED[data[places]]))
-    if left_out[-2]:  # the last is for the zeros
+    if left_out[-2]:  # the last entry is of the zeros behind the text
         kept = np.flatnonzero(left_out[starts] == left_out[ends])
         starts, ends = starts[kept], ends[kept]
     sizes = places[ends] - places[starts]
@@ -150,7 +164,7 @@ def searched(
 
 
 def ranges(starts: Ints, sizes: Ints) -> Ints:
-    """List the numbers of ranges, one range behind the other."""
+    """Concatenate the ranges from each start, of each size, int64, shape (sum of sizes,)."""
     ends = np.cumsum(sizes)
     total = int(ends[-1]) if len(ends) else 0
     numbers: Ints = np.arange(total) + np.repeat(starts - (ends - sizes), sizes)
@@ -164,7 +178,19 @@ def _code(text: bytes) -> bytes:
 def _words(
     at_character: Words, at_byte: Words, places: Ints, starts: Ints, sizes: Ints, width: int
 ) -> tuple[Words, Words]:
-    """Cut n-grams of so many bytes."""
+    """Cut n-grams out of the text, and return the fields of `Rows`.
+
+    Parameters
+    ----------
+    at_character, at_byte
+        The word at each character, and the word at each byte.
+    places
+        Offset of each character in bytes.
+    starts, sizes
+        First character of each n-gram, and its length in bytes.
+    width
+        Number of words for an n-gram behind its first word.
+    """
     words = at_character[starts] & _FIRST[np.minimum(sizes, WORD)]
     full = np.flatnonzero(sizes >= WORD)
     rest = np.empty((len(full), width), np.uint64)
@@ -176,7 +202,7 @@ def _words(
 
 
 def _different(text: str, spans: Sequence[int]) -> dict[str, None]:
-    """Give the n-grams of one key, each lower-cased by itself."""
+    """Return the n-grams of one key in order, as keys of a dict; each is lower-cased by itself."""
     return {
         text[at : at + span].lower(): None for span in spans for at in range(len(text) - span + 1)
     }
@@ -185,7 +211,7 @@ def _different(text: str, spans: Sequence[int]) -> dict[str, None]:
 def _repetitive(
     at_character: Words, places: Ints, begins: Ints, lengths: Ints, shortest: int
 ) -> Flags:
-    """Tell which keys may have an n-gram twice: those that have one of the shortest twice."""
+    """Tell which keys may have an n-gram twice, because they seem to have a shortest one twice."""
     windows = np.maximum(lengths - shortest + 1, 0)
     starts = ranges(begins, windows)
     documents = np.repeat(np.arange(len(lengths)), windows)

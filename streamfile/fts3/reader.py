@@ -1,8 +1,8 @@
-"""SQLite's full-text index (FTS3), read from its own b-trees of terms.
+"""Reader of SQLite's full-text index (FTS3).
 
-The rows of ``…_segdir`` are segments: the root of a b-tree each. Its other nodes are the blocks
-of ``…_segments``. A leaf lists terms, each with its documents and their positions (the formats
-are described at the top of SQLite's ``fts3_write.c`` and ``fts3.c``).
+Each row of ``…_segdir`` is a segment, a b-tree of terms, and contains the root node. The other
+nodes are blocks in ``…_segments``. A leaf contains terms and their doclists. The comments at the
+top of SQLite's ``fts3_write.c`` and ``fts3.c`` describe the formats.
 """
 
 from __future__ import annotations
@@ -21,11 +21,13 @@ from vfs.btree.table import Table
 from vfs.btree.walk import Walk, together
 from vfs.errors import DatabaseError
 
-MOST_PAGES = 4000  # of the table of segments
-MOST_LEVEL = 1024  # from there on other indexes, of prefixes, are kept
-MOST_IN_LEAF = 16  # blocks, as SQLite makes them
-POSITION_BITS = 20
-COUNTED = 4  # stored for each n-gram of a key: SQLite tells a match by four numbers
+MOST_PAGES = 4000  # pages of the table ``…_segdir``
+MOST_LEVEL = 1024  # segments of this level and above are of prefix indexes
+MOST_IN_LEAF = 16  # blocks in a leaf page of ``…_segments``, as SQLite fills them
+POSITION_BITS = 20  # a place is a document's number, shifted by these bits, plus a position
+# The second column has four times the number of a key's n-grams, because SQLite's `offsets`
+# describes each match by four numbers.
+COUNTED = 4
 TOKEN = re.compile(rb"[0-9A-Za-z\x80-\xff]+")
 
 Token = tuple[bytes, bool]
@@ -33,7 +35,7 @@ Token = tuple[bytes, bool]
 
 @dataclass(frozen=True)
 class Node:
-    """An interior node: child i holds the terms from separators[i - 1] on, below separators[i]."""
+    """An interior node: child i has the terms from separators[i - 1] on, below separators[i]."""
 
     height: int
     first_child: int
@@ -42,7 +44,10 @@ class Node:
 
 @dataclass(frozen=True)
 class StoredSegment:
-    """A b-tree of terms: which blocks are its leaves, unless its root is the only one."""
+    """A segment: the blocks of its first and last leaf, and its root node.
+
+    If the root is a leaf, the segment has no blocks.
+    """
 
     first_leaf: int
     last_leaf: int
@@ -55,7 +60,7 @@ class Fulltext:
     Parameters
     ----------
     pages
-        The file; it names and measures, the walks themselves read nothing.
+        Pages of the file. The index takes only the name and the layout; `run` reads the pages.
     segments_root, blocks_root
         Root pages of the tables ``…_segdir`` and ``…_segments``.
     """
@@ -69,11 +74,11 @@ class Fulltext:
         self._known: Mapping[int, bytes] = {}
 
     def know(self, blocks: Mapping[int, bytes]) -> None:
-        """Take interior nodes that come from elsewhere; they are decoded when needed."""
+        """Set interior blocks that come from another source, by number; they save reads."""
         self._known = blocks
 
     def load(self) -> Walk[list[bytes | Node]]:
-        """Read the roots of all segments, newest first."""
+        """Read the root nodes of all segments, the newest segment first."""
         if self._roots is None:
             found = yield from self.listed()
             self._guess_depth()
@@ -81,7 +86,7 @@ class Fulltext:
         return self._roots
 
     def listed(self) -> Walk[list[StoredSegment]]:
-        """Read the list of segments, newest first."""
+        """Read the list of segments, the newest segment first."""
         found = yield from self.segments.scan(most_pages=MOST_PAGES)
         newest: list[tuple[int, int, StoredSegment]] = []
         for _, row in found:
@@ -94,9 +99,10 @@ class Fulltext:
         return [segment for *_, segment in sorted(newest, key=lambda each: each[:2])]
 
     def _guess_depth(self) -> None:
-        """Tell the blocks' table that its root leads to interior pages, if that is so.
+        """Set the depth of the blocks' table to 2 if the children of its root must be interior.
 
-        Few blocks fit into a leaf. It matters only for what is fetched ahead.
+        A leaf page has few blocks, so that the row ids in the root tell the depth. The depth only
+        affects which pages are fetched ahead.
         """
         root = self.blocks.interior.get(self.blocks.root)
         if root is not None and self.blocks.depth is None:
@@ -104,30 +110,31 @@ class Fulltext:
             self.blocks.depth = 2 if int(root.keys.max(initial=0)) > if_leaves else None
 
     def find(self, terms: Iterable[bytes]) -> Walk[dict[bytes, Ints]]:
-        """Look terms up.
+        """Look up terms.
 
         Returns
         -------
         dict
-            The places of each term in the first column, see `place`.
+            For each term, its places in the first column, int64, shape (n,). A place is
+            ``document << POSITION_BITS`` plus a position.
         """
         lists = yield from self._read_lists(list(terms))
         return {term: self._merged(encoded)[0] for term, encoded in lists.items()}
 
     def counted(self, numbers: Iterable[int]) -> Walk[dict[int, Ints]]:
-        """Find the documents of so many n-grams, which the second column tells.
+        """Look up documents by their number of n-grams, which is in the second column.
 
         Returns
         -------
         dict
-            By number.
+            For each of `numbers`, the documents with this number of n-grams, int64, shape (n,).
         """
         terms = {b"%d" % (COUNTED * number): number for number in numbers}
         lists = yield from self._read_lists(list(terms))
         return {terms[term]: self._merged(encoded)[1] for term, encoded in lists.items()}
 
     def _read_lists(self, terms: list[bytes]) -> Walk[dict[bytes, list[bytes]]]:
-        """Read the doclists of terms, those of newer segments first."""
+        """Read the doclists of terms, the doclists of newer segments first."""
         if not terms:
             return {}
         roots = yield from self.load()
@@ -135,7 +142,7 @@ class Fulltext:
         return {term: [found[term] for found in segments if term in found] for term in terms}
 
     def _descend(self, root: bytes | Node, terms: list[bytes]) -> Walk[dict[bytes, bytes]]:
-        """Find the doclists of terms in one segment."""
+        """Look up the doclists of terms in one segment."""
         found: dict[bytes, bytes] = {}
         level = [(root, MOST_LEVEL, terms)]
         while level:
@@ -160,7 +167,7 @@ class Fulltext:
         return found
 
     def read(self, numbers: Collection[int]) -> Walk[dict[int, bytes | Node]]:
-        """Read nodes; a leaf stays as it is."""
+        """Read nodes: interior ones are decoded, leaves are returned as bytes."""
         for number in self._known.keys() & set(numbers) - self._interior.keys():
             node = self._node(self._known[number])
             if isinstance(node, Node):
@@ -175,7 +182,7 @@ class Fulltext:
         return nodes | {n: self._interior[n] for n in numbers if n in self._interior}
 
     def read_blocks(self, numbers: Sequence[int]) -> Walk[dict[int, bytes]]:
-        """Read blocks, all different."""
+        """Read blocks by number; `numbers` has no repeats."""
         rows = yield from self.blocks.find(numbers)
         if len(rows.rowids) < len(numbers):
             raise self.malformed("a pointer to a block that does not exist")
@@ -204,7 +211,7 @@ class Fulltext:
         return found
 
     def _node(self, block: bytes) -> bytes | Node:
-        """Decode an interior node; a leaf stays as it is."""
+        """Decode a block that is an interior node; return a leaf as bytes."""
         if block[:1] == b"\0":
             return block
         try:
@@ -217,11 +224,26 @@ class Fulltext:
     def terms(
         self, block: bytes, at: int, *, documents: bool = False
     ) -> Iterator[tuple[bytes, int, int]]:
-        """Go through the terms of a node, each with where its documents begin and end."""
+        """Yield the terms of a node.
+
+        Parameters
+        ----------
+        block
+            The node.
+        at
+            Offset of the first term.
+        documents
+            Whether the terms have doclists, as in a leaf.
+
+        Yields
+        ------
+        term, begin, end
+            A term, the offset of its doclist in `block`, and the offset behind the doclist.
+        """
         term, shared, length = b"", 0, len(block)
         try:
             while at < length:
-                # Most numbers are of one byte, and a call for each is felt.
+                # Most varints have one byte: the tests below save many calls of `_read_varint`.
                 if term:
                     shared = block[at]
                     at += 1
@@ -249,11 +271,12 @@ class Fulltext:
             raise self.malformed("a node that is cut off") from None
 
     def _merged(self, doclists: Sequence[bytes]) -> tuple[Ints, Ints]:
-        """Join what segments, newest first, have of a term: a newer one replaces documents.
+        """Merge the doclists of a term, the newest first; a newer one replaces documents.
 
         Returns
         -------
-        places in first columns, and documents with the term in the second one
+        places, documents
+            Places of the term in the first column, and documents with the term in a later column.
         """
         seen = np.zeros(0, np.int64)
         places, counted = [seen], [seen]
@@ -268,10 +291,13 @@ class Fulltext:
         return np.concatenate(places), np.concatenate(counted)
 
     def _decode(self, doclist: bytes) -> tuple[Ints, Ints, Ints]:
-        """Decode all documents of a doclist, places in their first columns, and those with more.
+        """Decode a doclist, see `streamfile.fts3.doclists`.
 
-        A document is the difference of its number, positions (the difference plus two), where
-        another column begins a one and its number, and at the end a zero.
+        Returns
+        -------
+        documents, places, others
+            All documents, places in the first column, and documents with positions in a later
+            column.
         """
         values = _read_varints(doclist)
         ends = np.flatnonzero(values == 0)
@@ -295,14 +321,18 @@ class Fulltext:
         return documents, places, documents[next_columns < ends]
 
     def malformed(self, what: str) -> DatabaseError:
-        """Make the error of an index."""
+        """Make the error for a malformed index."""
         return DatabaseError(f"{self._name}: malformed: its full-text index has {what}")
 
 
 def phrase(text: str) -> list[Token]:
-    r"""Give the terms of a quoted phrase, as FTS3's `simple` tokenizer does.
+    r"""Split a quoted phrase into tokens, as FTS3's `simple` tokenizer does.
 
-    A term behind a `^` has to be the first of its document: a backslash does not change that.
+    Returns
+    -------
+    list of (term, first)
+        The terms in lower case. `first` tells whether a ``^`` precedes the term; such a term must
+        be the first one of its document. A backslash before the ``^`` does not change that.
     """
     data = text.encode("utf-8", "surrogatepass")
     return [
@@ -312,19 +342,19 @@ def phrase(text: str) -> list[Token]:
 
 
 def count(places: Mapping[bytes, Ints], phrases: Iterable[Sequence[Token]]) -> tuple[Ints, Ints]:
-    """Count, in each document, the terms of all matches of phrases.
+    """Count the terms of all matches of phrases in each document.
 
     Parameters
     ----------
     places
-        Of each term.
+        Places of each term, see `Fulltext.find`.
     phrases
-        From `phrase`; one that is there twice counts twice.
+        Phrases from `phrase`; the matches of a repeated phrase count each time.
 
     Returns
     -------
     documents, counts
-        Both int64, shape (n,); documents rising.
+        Documents with a match, rising, and the number of matched terms in each, int64, shape (n,).
     """
     matched = [np.zeros(0, np.int64)]
     for tokens in phrases:
@@ -340,7 +370,13 @@ def count(places: Mapping[bytes, Ints], phrases: Iterable[Sequence[Token]]) -> t
 
 
 def _read_varint(data: bytes, at: int) -> tuple[int, int]:
-    """Decode one of FTS3's varints, least significant bits first."""
+    """Decode one of FTS3's varints, least significant bits first.
+
+    Returns
+    -------
+    value, next
+        The number, and the offset behind the varint.
+    """
     value, shift = 0, 0
     while True:
         byte = data[at]

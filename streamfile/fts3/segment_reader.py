@@ -1,4 +1,4 @@
-"""The segments of a full-text index (FTS3) in a local file, read from end to end."""
+"""Reader of whole segments of a full-text index (FTS3) in a local file."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from streamfile.fts3.reader import Fulltext, StoredSegment
 from vfs.btree.pages import LocalPages
 from vfs.btree.walk import run
 
-BLOCKS = 16  # that are read at once
+BLOCKS = 16  # blocks that are read in one step
 
 
 def read_segments(
     pages: LocalPages, segments_root: int, blocks_root: int
 ) -> list[Iterator[Postings]]:
-    """Open all segments.
+    """Open all segments of a full-text index.
 
     Parameters
     ----------
     pages
-        The file.
+        Pages of the file.
     segments_root, blocks_root
         Root pages of the tables ``…_segdir`` and ``…_segments``.
 
     Returns
     -------
     list of iterators
-        Newest first, for `merged`.
+        Postings of each segment, the newest segment first, as `merged` takes them.
 
     Raises
     ------
     DatabaseError
-        A malformed file; also while the iterators are used.
+        The index is malformed. The iterators raise this too.
     """
     fulltext = Fulltext(pages, segments_root, blocks_root)
     segments = run(pages, fulltext.listed())

@@ -1,7 +1,7 @@
-"""One segment of a full-text index (FTS3), laid out as blocks of a b-tree of terms.
+"""Writer of one segment of a full-text index (FTS3): the blocks of a b-tree of terms.
 
-The layout is that of SQLite's ``fts3_write.c``: the leaves in the order of terms, then the
-interior nodes, level by level; the root is kept in the list of segments.
+The layout is the one of SQLite's ``fts3_write.c``: the leaves in the order of terms, then the
+interior nodes, level by level. The root is stored in the list of segments, not as a block.
 """
 
 from __future__ import annotations
@@ -16,32 +16,32 @@ from streamfile.fts3.doclists import Postings, encode_varints
 from streamfile.fts3.ngrams import ranges
 
 BEGINNING = 11  # bytes that SQLite reserves for the beginning of an interior node
-LEAF_CELL = 35  # bytes of a table's leaf that a record cannot have, without overflow pages
-MOST_SHARED = 127  # bytes of terms, so that their number is always one byte
+LEAF_CELL = 35  # page size less the longest record in a table's leaf without overflow, in bytes
+MOST_SHARED = 127  # longest prefix that a term leaves out, in bytes: its length is one byte
 
 
 def largest_block(page_size: int) -> int:
-    """Give the size of the largest block whose row needs no overflow page.
+    """Compute the length in bytes of the longest block whose row needs no overflow page.
 
     Parameters
     ----------
     page_size
-        Of the database, in bytes.
+        Page size of the database in bytes.
     """
-    size = page_size - LEAF_CELL - 4  # the record's header, with two bytes for a block's length
+    size = page_size - LEAF_CELL - 4  # less a record header with a serial type of two bytes
     return size if 2 * size + 12 < 1 << 14 else size - 1
 
 
 class Segment:
-    """A segment that is being made; nothing of it but separators of leaves is kept.
+    """A segment that is being made; memory holds only the separators between its leaves.
 
     Parameters
     ----------
     postings
-        With rising terms, of all documents.
+        Postings of all documents, with terms in rising order.
     block_size
-        Most bytes of a block, unless a single term needs more: see `largest_block`; SQLite
-        takes the page size less 35.
+        Greatest length of a block in bytes, unless a single term needs more, see `largest_block`.
+        SQLite uses the page size less 35.
     """
 
     def __init__(self, postings: Iterable[Postings], block_size: int) -> None:
@@ -52,21 +52,21 @@ class Segment:
 
     @property
     def row(self) -> tuple[int, int, int, int, str, bytes] | None:
-        """The row of ``…_segdir``: level, idx, start_block, leaves_end_block, end_block, root.
+        """Row of ``…_segdir``: level, idx, start_block, leaves_end_block, end_block, root.
 
-        None where there is no term, so that there is no segment.
+        It is None if there are no terms, and thus no segment.
 
         Raises
         ------
         ValueError
-            `blocks` has not been used up.
+            `blocks` was not iterated to its end.
         """
         if not self._done:
             raise ValueError("expected that all blocks were taken before the row of the segment")
         return self._row
 
     def blocks(self) -> Iterator[tuple[int, bytes]]:
-        """Make the rows of ``…_segments``: block numbers, from 1, and blocks; only once."""
+        """Yield the rows of ``…_segments``, block numbers from 1 and blocks; call it only once."""
         separators: list[bytes] = []
         number, total, leaf = 0, 0, b""
         for before, following, leaf in self._leaves():
@@ -93,7 +93,7 @@ class Segment:
         self._done = True
 
     def _leaves(self) -> Iterator[tuple[bytes, bytes, bytes]]:
-        """Make leaves, each with its last term and the first one of the next leaf."""
+        """Yield (last term, first term of the next leaf, leaf); no next leaf: an empty term."""
         pieces: list[bytes] = []
         size, before = 0, b""
         for postings in chain.from_iterable(each.pieces() for each in self._postings):
@@ -102,7 +102,7 @@ class Segment:
             at = 0
             while at < len(terms):
                 if not size:
-                    # The height of a leaf, zero, is where other entries have what is shared.
+                    # A leaf begins with its height, zero; its first term has no shared prefix.
                     first = b"\0%b%b" % (_varint(len(terms[at])), terms[at])
                     pieces = [first, entries[tails[at] : bounds[at + 1]]]
                     size = len(first) + len(pieces[1])
@@ -122,7 +122,22 @@ class Segment:
     def _level(
         self, separators: list[bytes], first_child: int, height: int
     ) -> tuple[list[bytes], list[bytes]]:
-        """Make the interior nodes of one level, and the separators of the level above."""
+        """Make the interior nodes of one level.
+
+        Parameters
+        ----------
+        separators
+            Separators between the children.
+        first_child
+            Block number of the first child.
+        height
+            Height of the level, 1 above the leaves.
+
+        Returns
+        -------
+        nodes, above
+            The nodes, and the separators between them.
+        """
         nodes: list[bytes] = []
         above: list[bytes] = []
         body, before, child = b"", b"", first_child
@@ -134,7 +149,7 @@ class Segment:
 
         for term in separators:
             shared = _shared(before, term)
-            # The first of a node has nothing to share, and no place for that.
+            # The first separator of a node has no field for a shared prefix.
             head = _varint(shared) if count else b""
             body = b"%b%b%b" % (head, _varint(len(term) - shared), term[shared:])
             if count and size + len(body) > self._size:
@@ -153,23 +168,25 @@ class Segment:
 
 
 def _entries(before: bytes, postings: Postings) -> tuple[bytes, Ints, Ints]:
-    """Make the entries of a leaf, each without what its term shares with the one before it.
+    """Encode terms and doclists as entries of a leaf.
+
+    Each entry leaves out the prefix that its term shares with the term before it.
 
     Returns
     -------
     entries
-        One behind the other.
+        The joined entries.
     bounds
-        Where each begins, and the end of the last one, int64, shape (n + 1,).
+        Offset of each entry, and the end of the last one, int64, shape (n + 1,).
     tails
-        Where what follows the term begins in each.
+        Offset behind the term of each entry, int64, shape (n,).
     """
     terms = [before, *postings.terms]
     lengths = np.fromiter(map(len, terms), np.int64, len(terms))
     compared = min(max(1, int(lengths.max())), MOST_SHARED)
     beginnings = np.array(terms, f"S{compared}").view(np.uint8).reshape(-1, compared)
     differ = beginnings[1:] != beginnings[:-1]
-    shared = np.minimum(lengths[1:], lengths[:-1])  # or all that is compared
+    shared = np.minimum(lengths[1:], lengths[:-1])
     shared = np.minimum(shared, np.where(differ.any(axis=1), differ.argmax(axis=1), compared))
 
     left = lengths[1:] - shared
@@ -194,7 +211,7 @@ def _entries(before: bytes, postings: Postings) -> tuple[bytes, Ints, Ints]:
 
 
 def _shared(a: bytes, b: bytes) -> int:
-    """Count the bytes with which both begin."""
+    """Compute the length of the common prefix in bytes."""
     shared = 0
     for x, y in zip(a, b, strict=False):
         if x != y:
@@ -204,7 +221,7 @@ def _shared(a: bytes, b: bytes) -> int:
 
 
 def _varint(value: int) -> bytes:
-    """Encode one number, least significant bits first."""
+    """Encode one number as an FTS3 varint, least significant bits first."""
     encoded = bytearray()
     while value >= 0x80:
         encoded.append(value & 0x7F | 0x80)

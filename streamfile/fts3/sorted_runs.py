@@ -1,4 +1,4 @@
-"""Sorted parts of what a full-text index is made of, in a temporary file."""
+"""Sorted runs of terms in a temporary file, for an external merge sort."""
 
 from __future__ import annotations
 
@@ -11,16 +11,24 @@ import numpy as np
 from streamfile._arrays import Ints
 from streamfile.fts3.ngrams import LAST_BYTE, WORD, Rows, Words
 
-SAMPLED = 256  # terms of a run of which one is remembered
+SAMPLED = 256  # every so many terms of a run, one first word stays in memory
 
-SECOND_COLUMN = 1  # as a place
-FIRST_COLUMN = 2  # where the places in it begin
+SECOND_COLUMN = 1  # the place of a term in the second column
+FIRST_COLUMN = 2  # the place of the first term in the first column
 
 
 class Batch(NamedTuple):
-    """Terms, and where they are: n-grams of keys and, as one more of each, their number.
+    """Occurrences of terms: the n-grams of keys and, in a second column, the keys' n-gram counts.
 
-    A place is `SECOND_COLUMN`, which has one term only, or `FIRST_COLUMN` and the position.
+    Attributes
+    ----------
+    rows
+        Term of each occurrence.
+    documents
+        Row id of the key, int64, shape (n,).
+    places
+        `SECOND_COLUMN`, whose column has one term only, or `FIRST_COLUMN` plus the position in the
+        first column, int64, shape (n,).
     """
 
     rows: Rows
@@ -29,14 +37,19 @@ class Batch(NamedTuple):
 
 
 class Run:
-    """A batch in a file, in the order of the first words of terms.
+    """A batch in a file, stably sorted by the first words of terms.
 
     Parameters
     ----------
     file
-        To the end of which it is put.
+        File that the batch is appended to.
     batch
-        In the order of documents and places.
+        The batch, in the order of documents and places.
+
+    Attributes
+    ----------
+    sampled
+        Every `SAMPLED`-th first word, uint64, rising.
     """
 
     def __init__(self, file: IO[bytes], batch: Batch) -> None:
@@ -52,7 +65,7 @@ class Run:
             file.write(column.tobytes())
 
     def until(self, bound: np.uint64 | None) -> Batch:
-        """Read on, as far as first words are below a bound."""
+        """Read the next occurrences whose first words are below a bound, or all if it is None."""
         count = self._count - self._done
         if bound is not None:
             block = max(0, int(np.searchsorted(self.sampled, bound)) - 1) * SAMPLED
@@ -75,7 +88,7 @@ class Run:
 
 
 def concatenated(batches: Sequence[Batch]) -> Batch:
-    """Put batches, of which there is at least one, behind each other."""
+    """Concatenate batches, at least one."""
     rows = Rows(
         np.concatenate([each.rows.words for each in batches]),
         np.concatenate([each.rows.rest for each in batches]),
@@ -85,7 +98,11 @@ def concatenated(batches: Sequence[Batch]) -> Batch:
 
 
 def _order(words: Words) -> Ints:
-    """Sort words: numpy sorts best what need not stay in order, and then whole numbers."""
+    """Compute the order of a stable sort of words.
+
+    An unstable sort, and another sort of the positions of equal words, are faster in numpy than
+    its stable sort.
+    """
     order = np.argsort(words)
     ordered = words[order]
     groups = np.cumsum(np.append(False, ordered[1:] != ordered[:-1]), dtype=np.int64)
@@ -94,7 +111,15 @@ def _order(words: Words) -> Ints:
 
 
 def taken(batch: Batch, order: Ints) -> Batch:
-    """Put a batch in another order."""
+    """Reorder a batch.
+
+    Parameters
+    ----------
+    batch
+        The batch.
+    order
+        Positions of the occurrences in the new order, int64, shape (n,).
+    """
     words, rest = batch.rows.words[order], batch.rows.rest
     if len(rest):
         which = np.cumsum((batch.rows.words & LAST_BYTE) != 0) - 1

@@ -1,4 +1,4 @@
-"""Files of vectors in other formats, read once, to convert.
+"""Readers of vector files in other formats, for conversion.
 
-It may import format.
+This package may import format.
 """

@@ -1,4 +1,4 @@
-"""What files of word vectors have in common, whichever way they are written."""
+"""Base class of the readers of word-vector files."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from streamfile.errors import FormatError, PathError
 from streamfile.format.tables import MOST_DIM
 
 GZIP = b"\x1f\x8b"
-BATCH = 1 << 21  # bytes of the file, or those that its gzip holds
-LONGEST_LINE = 16 << 20
-MOST_SHOWN = 40  # characters of what is wrong in a message
+BATCH = 1 << 21  # bytes of the content of a batch, after decompression
+LONGEST_LINE = 16 << 20  # bytes
+MOST_SHOWN = 40  # characters of malformed content in an error message
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows that follow each other in a file.
+    """Consecutive rows of a file.
 
     Attributes
     ----------
     keys
-        UTF-8.
+        Keys in UTF-8, n of them.
     vectors
-        float64 or float32, shape (n, dim).
+        Vectors, float64 or float32, shape (n, dim).
     position
-        Bytes of the file that are read, compressed where it is.
+        Number of bytes of the file that were read so far; of a gzip, compressed bytes.
     """
 
     keys: list[bytes]
@@ -41,33 +41,33 @@ class Batch:
 
 
 class VectorFile(ABC):
-    """Keys and vectors in a file, read from its beginning to its end.
+    """Reader of a file of keys and vectors, from its beginning to its end.
 
     Parameters
     ----------
     path
-        Of the file, which may be compressed with gzip.
+        Path of the file, which may be compressed with gzip.
 
     Attributes
     ----------
     name
-        Of the file, without its folder.
+        Name of the file, without its directory.
     size, unit
-        Bytes of the file, what `Batch.position` rises to.
+        Length of the file, up to which `Batch.position` rises, and its unit, bytes.
     dim
-        Dimensions of each vector.
+        Number of dimensions of each vector.
     declared
-        Rows that its header tells, None where it has no header.
+        Number of rows according to the header, None without a header.
     encoding_errors
-        Keys that were no UTF-8, among those read so far. U+FFFD replaces what cannot be decoded
-        of them, so that they stay keys of their own.
+        Number of keys that were not UTF-8, among the keys read so far. In such a key, U+FFFD
+        replaces the bytes that cannot be decoded.
 
     Raises
     ------
     PathError
-        There is no such file.
+        The file does not exist.
     FormatError
-        Its beginning is not what it should be.
+        The beginning of the file is malformed.
     """
 
     unit = "B"
@@ -93,19 +93,19 @@ class VectorFile(ABC):
 
     @abstractmethod
     def batches(self) -> Iterator[Batch]:
-        """Read the rows from the first on, a few megabytes at a time.
+        """Yield all rows in order, in batches of a few megabytes.
 
-        One such reading at a time: each begins the file anew.
+        Each call reads the file from its beginning. Do not use two iterators at the same time.
 
         Raises
         ------
         FormatError
-            The file is not what it should be; the message tells the line or the byte.
+            The file is malformed; the message has the number of the line or of the byte.
         """
 
     @abstractmethod
     def _read_head(self, stream: Stream) -> None:
-        """Learn the dimensions and the declared rows."""
+        """Read the beginning of the file, and set `dim` and `declared`."""
 
     def _checked_dim(self, dim: int) -> int:
         if not 1 <= dim <= MOST_DIM:
@@ -115,7 +115,7 @@ class VectorFile(ABC):
         return dim
 
     def _valid(self, keys: list[bytes]) -> list[bytes]:
-        """Make all keys UTF-8."""
+        """Replace bytes that are not UTF-8 in keys, and count such keys."""
         try:
             b" ".join(keys).decode()
         except UnicodeDecodeError:
@@ -126,12 +126,12 @@ class VectorFile(ABC):
 
 
 class Stream:
-    """Bytes of a file, or those that its gzip holds.
+    """Reader of the bytes of a file, which are decompressed if the file is a gzip.
 
     Parameters
     ----------
     path
-        Of the file.
+        Path of the file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -146,21 +146,21 @@ class Stream:
         self._file.close()
 
     def skip_to(self, start: int) -> None:
-        """Go back to the first byte, and from there to another."""
+        """Go to an offset in the content, by reading from the first byte."""
         self._content.seek(0)
         self.read(start)
 
     @property
     def position(self) -> int:
-        """Bytes of the file that are read."""
+        """Number of bytes of the file that were read; of a gzip, compressed bytes."""
         return self._file.tell()
 
     def read(self, size: int) -> bytes:
-        """Read so many bytes, fewer only at the end."""
+        """Read `size` bytes, fewer only at the end."""
         return self._unpack(self._content.read, size)
 
     def read_line(self) -> bytes:
-        """Read up to the next newline, or one byte more than the longest line."""
+        """Read a line with its newline, or `LONGEST_LINE` + 1 bytes of a longer one."""
         return self._unpack(self._content.readline, LONGEST_LINE + 1)
 
     def _unpack(self, read: Any, size: int) -> bytes:
@@ -174,6 +174,6 @@ class Stream:
 
 
 def shown(found: bytes) -> str:
-    """Show what is wrong, not too much of it."""
+    """Return the beginning of malformed content, for error messages."""
     more = "..." if len(found) > MOST_SHOWN else ""
     return repr(found[:MOST_SHOWN].decode(errors="replace")) + more

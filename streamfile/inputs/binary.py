@@ -1,4 +1,4 @@
-"""Word vectors in word2vec's binary form."""
+"""Reader of word2vec's binary format."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ HEADER = re.compile(rb"(\d{1,18})[ \t]+(\d{1,18})[ \t\r]*\n")
 
 
 class BinaryVectors(VectorFile):
-    """A header, the number of rows and the dimensions, and behind it the rows.
+    """Reader of word vectors in word2vec's binary format.
 
-    Each is a key, a space, and little-endian 32-bit floats; a newline may follow.
+    The header is the number of rows and of dimensions, as text. A row is a key, a space, and
+    little-endian 32-bit floats; a newline may follow.
     """
 
     def _read_head(self, stream: Stream) -> None:
@@ -32,7 +33,7 @@ class BinaryVectors(VectorFile):
         self.declared, self.dim = int(header[1]), self._checked_dim(int(header[2]))
 
     def batches(self) -> Iterator[Batch]:
-        """Read the rows; see `VectorFile.batches`."""
+        """Yield all rows, see `VectorFile.batches`."""
         self.encoding_errors = 0
         assert self.declared is not None
         left, begin, data = self.declared, self._header_size, b""
@@ -57,7 +58,13 @@ class BinaryVectors(VectorFile):
             )
 
     def _parse(self, data: bytes, most: int) -> tuple[list[bytes], Floats, int]:
-        """Give the keys and vectors of whole rows, and how many bytes they take."""
+        """Parse at most `most` whole rows.
+
+        Returns
+        -------
+        keys, vectors, size
+            Keys, vectors, float32, shape (n, dim), and the length of the rows in bytes.
+        """
         width = 4 * self.dim
         keys: list[bytes] = []
         vectors: list[memoryview] = []

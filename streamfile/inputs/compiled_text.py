@@ -1,6 +1,7 @@
-"""A compiled parser of vectors as text, where numba is installed (extra ``fast``).
+"""Compiled parser of vectors as text, used if numba is installed (extra ``fast``).
 
-Numbers are read as in `_decimals`. What is malformed it refuses, for numpy to tell what is wrong.
+It reads numbers as `streamfile.inputs.decimals` does. It refuses malformed text without a reason;
+the numpy parser then raises the error.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ SIGNED_DIVISORS = np.concatenate([DIVISORS, -DIVISORS])
 
 
 class CompiledParser:
-    """Parses lines of a key and numbers.
+    """Parser of lines that have a key and numbers.
 
     Parameters
     ----------
     function
-        The machine code.
+        The compiled `KERNEL`.
     dim
-        Numbers of each row.
+        Number of numbers in each row.
     """
 
     def __init__(self, function: Callable[..., int], dim: int) -> None:
@@ -40,12 +41,12 @@ class CompiledParser:
         Parameters
         ----------
         text, lines
-            Whole lines, and how many.
+            Whole lines, and the number of lines.
 
         Returns
         -------
         tuple or None
-            Keys and vectors; None if a line is malformed.
+            Keys, and vectors, float64, shape (n, dim); None if a line is malformed.
         """
         dim = self._dim
         room = min(lines, len(text) // (2 * dim + 1))
@@ -74,7 +75,7 @@ class CompiledParser:
 
 
 def _eight_bytes(data: Any, at: int) -> Any:
-    """Load a little-endian word, digits as their values."""
+    """Load eight bytes as a little-endian word, in which each digit has its value."""
     word = (
         np.uint64(data[at])
         | np.uint64(data[at + 1]) << np.uint64(8)
@@ -89,17 +90,17 @@ def _eight_bytes(data: Any, at: int) -> Any:
 
 
 def _count_digits(word: Any) -> Any:
-    """Count the digits before the first byte that is none."""
-    over = word + np.uint64(0x7676767676767676)  # from 10 on to the highest bit
+    """Count the digits before the first byte that is no digit."""
+    over = word + np.uint64(0x7676767676767676)  # sets the highest bit of bytes from 10 on
     over = (over | word) & np.uint64(0x8080808080808080)
     if over == np.uint64(0):
         return 8
-    first = over & (~over + np.uint64(1))  # of its bits the lowest
+    first = over & (~over + np.uint64(1))  # the lowest set bit
     return np.int64((first >> np.uint64(7)) * np.uint64(0x0001020304050607) >> np.uint64(56))
 
 
 def _join_digits(word: Any, count: int) -> Any:
-    """Give the number that the first digits of a word make, 1 to 8 of them."""
+    """Compute the number that the first `count` digits of a word are, 1 to 8 of them."""
     word <<= np.uint64(64 - 8 * count)
     word = word * np.uint64(10) + (word >> np.uint64(8))
     fours = (word >> np.uint64(16) & np.uint64(0x000000FF000000FF)) * np.uint64(1 + (10_000 << 32))
@@ -121,10 +122,28 @@ def _parse_rows(
     begins: Any,
     ends: Any,
 ) -> int:
-    """Parse whole lines, given as pointers: the number of rows, or -1 if one is malformed.
+    """Parse whole lines.
 
-    Numbers that are not written in the usual way are left, with where they are, from place 1 on;
-    place 0 tells how many.
+    Numbers of an unusual form are not parsed: `places`, `begins` and `ends` list their positions in
+    `values` and their bounds in `data`, from index 1 on. ``places[0]`` is their number.
+
+    Parameters
+    ----------
+    data, size
+        Pointer to the text, and its length in bytes.
+    dim
+        Number of numbers in each row.
+    room
+        Greatest number of rows.
+    factors, divisors
+        Pointers to `FACTORS` and `SIGNED_DIVISORS`.
+    values, key_begins, key_ends, places, begins, ends
+        Pointers to the output.
+
+    Returns
+    -------
+    int
+        Number of rows, -1 if a line is malformed.
     """
     count, left, at = 0, 0, 0
     while at < size:

@@ -1,10 +1,10 @@
-"""Many decimal numbers of a text at once, correctly rounded.
+"""Vectorised parser of decimal numbers, correctly rounded.
 
-Digits become numbers eight at a time, in one 64-bit word (Lemire 2021, "Number Parsing at a
-Gigabyte per Second", doi:10.1002/spe.2984). Where the digits make a whole number up to 2**53 and
-the power of ten below it is at most 10**22, both are exact doubles, and one division rounds
-correctly (Clinger 1990, "How to Read Floating Point Numbers Accurately",
-doi:10.1145/93542.93557). Python reads what is not written that way.
+Eight digits at a time are converted in one 64-bit word (Lemire 2021, "Number Parsing at a Gigabyte
+per Second", doi:10.1002/spe.2984). If the digits are an integer up to 2**53 and the power of ten
+that divides it is at most 10**22, both are exact doubles, and one division rounds correctly
+(Clinger 1990, "How to Read Floating Point Numbers Accurately", doi:10.1145/93542.93557). Python
+converts numbers of any other form.
 """
 
 from __future__ import annotations
@@ -17,53 +17,54 @@ import numpy.typing as npt
 from streamfile._arrays import Doubles, Ints
 
 MARGIN = 16
-MOST_DECIMALS = 16  # in two words
-NUMERALS = b"0123456789+-.eE" + b"nNaAiIfFtTyY"  # and nan, inf, infinity
+MOST_DECIMALS = 16  # digits of two words
+NUMERALS = b"0123456789+-.eE" + b"nNaAiIfFtTyY"  # the letters are of nan, inf, infinity
 
 Words = npt.NDArray[np.uint64]
 
-# A digit may come before the decimals: with 16 of them the sum can pass 2**53, never 2**64.
+# One digit precedes the decimals. With 16 decimals the number can exceed 2**53, but not 2**64.
 POWERS: Words = 10 ** np.arange(MOST_DECIMALS + 1, dtype=np.uint64)
 DIVISORS = POWERS.astype(np.float64)
-# The last so many bytes of a little-endian word, which its first characters do not belong to.
+# Masks of the last `count` characters of a little-endian word.
 LAST_BYTES: Words = np.array(
     [(1 << 64) - (1 << 64 - 8 * min(count, 8)) for count in range(MOST_DECIMALS + 1)], np.uint64
 )
 
 
 def word(value: int) -> Any:
-    """Make a 64-bit constant: with a Python integer some numpy versions make doubles."""
+    """Make a uint64 constant, because some numpy versions convert uint64 and int to float64."""
     return np.uint64(value)
 
 
 def parse_decimals(text: bytes, ends: Ints, sizes: Ints) -> tuple[Doubles, int]:
-    """Read numbers.
+    """Parse numbers at given places of a text.
 
     Parameters
     ----------
     text
-        With at least `MARGIN` bytes around the numbers.
+        Text with at least `MARGIN` bytes before and behind the numbers.
     ends
-        Where each number ends, rising, shape (n,).
+        Offset behind each number, rising, int64, shape (n,).
     sizes
-        How many characters it has, shape (n,).
+        Number of characters of each number, int64, shape (n,).
 
     Returns
     -------
     values, wrong
-        float64, shape (n,), and the first of them that is no number, -1 where all are.
+        The numbers, float64, shape (n,), and the position of the first field that is no number,
+        -1 if all are numbers.
     """
     if not len(ends):
         return np.empty(0), -1
     base = int(ends[0] - sizes[0]) - MARGIN
     data = np.frombuffer(text, np.uint8)[base : int(ends[-1]) + MARGIN]
-    # A gather is fast only from aligned words: lay out the one that begins at each byte.
+    # A gather is fast only from aligned words: make an array of the word at each byte.
     every = np.ndarray((len(data) - 7,), "<u8", data, strides=(1,)).astype(np.uint64)
     last = ends - base
     head = every.take(last - sizes, mode="clip")
     negative = head & word(0xFF) == word(ord("-"))
     head >>= negative.astype(np.uint64) << word(3)
-    decimals = sizes - negative - 2  # behind one digit and the point
+    decimals = sizes - negative - 2  # less one digit and the point
     usual = head & word(0xFF00) == word(ord(".") << 8)
     head &= word(0xFF)
     head -= word(ord("0"))
@@ -96,10 +97,10 @@ def parse_decimals(text: bytes, ends: Ints, sizes: Ints) -> tuple[Doubles, int]:
 
 
 def _eight_digits(words: Words, masks: Words) -> tuple[Words, npt.NDArray[np.bool_]]:
-    """Give the number that the masked characters of each word make, and whether all are digits."""
-    words ^= word(0x3030303030303030)  # the digits to their values
+    """Convert the masked characters of each word to a number, and tell whether all are digits."""
+    words ^= word(0x3030303030303030)  # a digit becomes its value
     words &= masks
-    over = words + word(0x7676767676767676)  # from 10 on to the highest bit
+    over = words + word(0x7676767676767676)  # sets the highest bit of bytes from 10 on
     over |= words
     over &= word(0x8080808080808080)
     pairs = words >> word(8)
@@ -116,7 +117,13 @@ def _eight_digits(words: Words, masks: Words) -> tuple[Words, npt.NDArray[np.boo
 
 
 def read_each(numbers: list[bytes]) -> tuple[list[float], int]:
-    """Read numbers one by one, up to the first that is none, and give its place, else -1."""
+    """Convert numbers one by one, up to the first field that is no number.
+
+    Returns
+    -------
+    values, wrong
+        The numbers before that field, and its position, -1 if all fields are numbers.
+    """
     if not b"".join(numbers).translate(None, NUMERALS):
         try:
             return list(map(float, numbers)), -1
@@ -124,7 +131,7 @@ def read_each(numbers: list[bytes]) -> tuple[list[float], int]:
             pass
     values: list[float] = []
     for place, number in enumerate(numbers):
-        # Python would allow spaces and underscores.
+        # Python's `float` also takes spaces and underscores.
         if number.translate(None, NUMERALS):
             return values, place
         try:

@@ -1,4 +1,4 @@
-"""The files of word vectors that can be converted."""
+"""Choice of the reader for a file of word vectors."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ def open_vectors(path: str | os.PathLike[str]) -> VectorFile:
     Parameters
     ----------
     path
-        Of a file in word2vec's binary form where its name ends in ``.bin``, else of text:
-        word2vec's, fastText's or GloVe's. ``.gz`` may follow; whether the file is compressed is
-        seen from its first bytes.
+        Path of the file. A name that ends in ``.bin`` or ``.bin.gz`` is word2vec's binary format.
+        Any other name is text of word2vec, fastText or GloVe. The first bytes, not the name, tell
+        whether the file is compressed with gzip.
 
     Raises
     ------
     PathError
-        There is no such file.
+        The file does not exist.
     FormatError
-        Its beginning is not what it should be.
+        The beginning of the file is malformed.
     """
     path = Path(path)
     name = path.name.lower().removesuffix(PACKED)

@@ -1,4 +1,4 @@
-"""Word vectors as text: word2vec's, fastText's and GloVe's."""
+"""Reader of the text formats of word2vec, fastText and GloVe."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ from streamfile.inputs.decimals import MARGIN, parse_decimals
 
 HEADER = re.compile(rb"[ \t]*(\d{1,18})[ \t]+(\d{1,18})[ \t\r\n]*")
 FIELD = re.compile(rb"[^ \t]+")
-PART = 1 << 18  # bytes parsed at once: small enough for a processor's cache
-LEAST_COMPILED = 32 << 20  # bytes of a file
+PART = 1 << 18  # bytes parsed in one step: small enough for a processor's cache
+LEAST_COMPILED = 32 << 20  # bytes of the smallest file that the compiled parser reads
 
 
 class TextVectors(VectorFile):
-    """A line for each row: a key and its numbers, with spaces or tabs between them.
+    """Reader of word vectors as text, one row in each line.
 
-    The first line may be a header, the number of rows and the dimensions; without one (GloVe) the
-    first two lines that are not empty have equally many fields. The last `dim` fields are numbers
-    and what is before them, but for one separator, is the key: it may have spaces, or be empty.
-    Empty lines do not count.
+    A line has a key and `dim` numbers, separated by spaces or tabs. The last `dim` fields are the
+    numbers. The text before the numbers, less one separator, is the key; it may have spaces or be
+    empty.
+    The first line may be a header, the number of rows and of dimensions. Without a header (GloVe)
+    the first two lines that are not empty have equally many fields. Empty lines are ignored.
     """
 
     def _read_head(self, stream: Stream) -> None:
@@ -50,7 +51,10 @@ class TextVectors(VectorFile):
         self._header_size = self._header_lines = 0
 
     def _next_filled(self, stream: Stream, *, count: bool) -> bytes:
-        """Give the next line that has fields, without its end; empty at the end of the file."""
+        """Read the next line that has fields, without its newline; empty at the end of the file.
+
+        With `count`, the lines read are added to the size of the header.
+        """
         while line := stream.read_line():
             if len(line) > LONGEST_LINE:
                 raise self._too_long(self._header_lines + 1)
@@ -62,7 +66,7 @@ class TextVectors(VectorFile):
         return b""
 
     def batches(self) -> Iterator[Batch]:
-        """Read the rows; see `VectorFile.batches`."""
+        """Yield all rows, see `VectorFile.batches`."""
         self.encoding_errors = rows = done = 0
         keys: list[bytes] = []
         parts: list[Doubles] = []
@@ -89,7 +93,7 @@ class TextVectors(VectorFile):
             )
 
     def _lines(self, stream: Stream) -> Iterator[tuple[int, int, bytes]]:
-        """Give whole lines, many at a time: the number of the first, how many, the text."""
+        """Yield (number of the first line, number of lines, text), of many whole lines at once."""
         line, rest = self._header_lines + 1, b""
         while piece := stream.read(PART):
             end = piece.rfind(b"\n") + 1
@@ -107,7 +111,7 @@ class TextVectors(VectorFile):
             yield line, 1, rest + b"\n"
 
     def _parse(self, line: int, text: bytes) -> tuple[list[bytes], Doubles]:
-        """Read rows, of which the first is on that line."""
+        """Parse rows; `line` is the number of the first line, for error messages."""
         text = b"".join((bytes(MARGIN), text, bytes(MARGIN)))
         ends, sizes, breaks = _split(np.frombuffer(text, np.uint8))
         lasts = np.searchsorted(ends, breaks, "right")
@@ -148,12 +152,18 @@ class TextVectors(VectorFile):
 
 
 def count_fields(line: bytes) -> int:
-    """Count the fields of a line; an empty key before the first separator is one."""
+    """Count the fields of a line; an empty key before a separator is a field too."""
     return sum(1 for _ in FIELD.finditer(line)) + line.startswith((b" ", b"\t"))
 
 
 def _split(data: Bytes) -> tuple[Ints, Ints, Ints]:
-    """Give the ends and the sizes of all fields, and where the lines end."""
+    """Find all fields and lines.
+
+    Returns
+    -------
+    ends, sizes, breaks
+        Offset behind each field, its length, and the offset of each newline, int64.
+    """
     newlines = data == ord("\n")
     breaks = np.flatnonzero(newlines)
     separators = newlines

@@ -10,21 +10,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from streamfile._arrays import Array, unit
+from streamfile._progress import SHOW_AFTER, Progress
 from streamfile.errors import ArgumentError, FormatError
+from streamfile.format.tables import ELMO_OPTIONS, ELMO_WEIGHTS
 from streamfile.lookup.vectors import Vectors
 from streamfile.readers.base import Reader
 from streamfile.readers.contents import Contents
-from streamfile.readers.kept_blobs import blob_size
+from streamfile.readers.kept_blobs import blob_size, keep_blob
+from streamfile.readers.per_version import PerVersion
 from vfs.cache.unfinished_file import KeptFile
 from vfs.errors import CacheSpaceError
-from vfs.forks import ForkLock
 
 if TYPE_CHECKING:
     from streamfile.elmo import Encoder
 
-WEIGHTS, OPTIONS = "magnitude_meta_1", "magnitude_meta_2"
 DIRECTIONS = 2
-SHOW_AFTER = 1.0  # seconds
 BESIDE = 2 << 20  # bytes that the cache itself takes at least
 
 
@@ -34,15 +34,12 @@ class Opened:
 
     Attributes
     ----------
-    contents
-        Of that version.
     encoder
         The model.
     files
         Its options and weights, which stay while this does.
     """
 
-    contents: Contents
     encoder: Encoder
     files: tuple[KeptFile, KeptFile]
 
@@ -76,14 +73,13 @@ class Contextual:
             "precision": precision,
             "backend": backend,
         }
-        self._opened: Opened | None = None
-        self._lock = ForkLock()
+        self._opened: PerVersion[Opened] = PerVersion(reader)
 
     @property
     def layers(self) -> int:
         """Layers of each vector, for which the options are enough."""
-        dim = self._reader.contents.format.dim
-        with self._reader.blob_file(OPTIONS) as file:
+        dim = self._reader.current().format.dim
+        with keep_blob(self._reader, ELMO_OPTIONS) as file:
             return self._check(file, dim)
 
     def of_sentences(
@@ -119,7 +115,9 @@ class Contextual:
         # Nothing is asked of the model where all words have other vectors.
         asked = [[] if hashed.issuperset(sentence) else list(sentence) for sentence in sentences]
         for sentence, vectors in zip(sentences, self._encode(asked), strict=True):
-            answer = np.empty((len(sentence), self._reader.assumed.dim), self._vectors.dtype)
+            answer = np.empty(
+                (len(sentence), self._reader.contents.format.dim), self._vectors.dtype
+            )
             if len(vectors):
                 answer[:] = unit(vectors) if scaled else vectors
             places = [at for at, word in enumerate(sentence) if word in hashed]
@@ -153,52 +151,43 @@ class Contextual:
         found = iter(self._vectors.of_keys(others, normalized, stored))
         sentences = self.of_sentences([[word] for word in lone], normalized)
         made = dict(zip(lone, (vectors[0] for vectors in sentences), strict=True))
-        answer = np.empty((len(keys), self._reader.assumed.dim), self._vectors.dtype)
+        answer = np.empty((len(keys), self._reader.contents.format.dim), self._vectors.dtype)
         for at, (key, own) in enumerate(zip(keys, mine, strict=True)):
             answer[at] = made[key] if own else next(found)
         return answer
 
     def close(self) -> None:
         """Let go of the model."""
-        self._opened = None
+        self._opened.take()
 
     def _encode(self, sentences: Sequence[Sequence[str]]) -> Iterable[Array]:
         if not any(sentences):
             return [np.empty((0, 0), np.float32) for _ in sentences]
-        from tqdm import tqdm  # not needed for anything else
+        encoder = self._opened.get_or_make(self._open).encoder
+        bar = Progress("ELMo", len(sentences), unit=" sentences", delay=SHOW_AFTER)
+        return bar.track(encoder.embed(sentences))
 
-        return tqdm(
-            self._open().encoder.embed(sentences),
-            total=len(sentences),
-            unit=" sentences",
-            delay=SHOW_AFTER,
-            disable=None,
-        )
+    def _open(self, contents: Contents) -> Opened:
+        from streamfile.elmo import Encoder, require
 
-    def _open(self) -> Opened:
-        with self._lock:
-            contents = self._reader.contents
-            if self._opened is None or self._opened.contents is not contents:
-                from streamfile.elmo import Encoder, require
-
-                # Before much is fetched.
-                require(self._options["devices"], self._options["backend"])
-                options = self._file(OPTIONS)
-                self._check(options, contents.format.dim)
-                weights = self._file(WEIGHTS)
-                try:
-                    encoder = Encoder(options.path, weights.path, **self._options)
-                except FormatError as failure:
-                    raise self._unusable(failure) from failure
-                self._opened = Opened(contents, encoder, (options, weights))
-            return self._opened
+        # Before much is fetched.
+        require(self._options["devices"], self._options["backend"])
+        options = self._file(ELMO_OPTIONS)
+        self._check(options, contents.format.dim)
+        weights = self._file(ELMO_WEIGHTS)
+        try:
+            return Opened(Encoder(options.path, weights.path, **self._options), (options, weights))
+        except FormatError as failure:
+            raise self._unusable(failure) from failure
 
     def _file(self, what: str) -> KeptFile:
         """Give a part of the model; where that does not fit, say what the whole model takes."""
         try:
-            return self._reader.blob_file(what)
+            return keep_blob(self._reader, what)
         except CacheSpaceError as failure:
-            size = BESIDE + sum(blob_size(self._reader, part) for part in (OPTIONS, WEIGHTS))
+            size = BESIDE + sum(
+                blob_size(self._reader, part) for part in (ELMO_OPTIONS, ELMO_WEIGHTS)
+            )
             raise CacheSpaceError(
                 f"{failure}. The ELMo model of {self._reader.name} needs a cache_size of "
                 f"{size:,} bytes in all, and as much free on the disk"

@@ -5,8 +5,6 @@ from __future__ import annotations
 import itertools
 import logging
 import numbers
-import os
-import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,8 +14,10 @@ from streamfile._arrays import Array
 from streamfile._lru import RecentVectors
 from streamfile.errors import ArgumentError, FormatError, StreamfileError
 from streamfile.oov.hashing import hash_vector
-from streamfile.readers.base import Reader
+from streamfile.oov.similar import similar_rows
+from streamfile.readers.base import Reader, encode
 from vfs.errors import VFSError
+from vfs.forks import ForkLock
 
 log = logging.getLogger(__name__)
 
@@ -55,8 +55,7 @@ class Vectors:
         self._case_insensitive = case_insensitive
         self._language = language
         self._recent: dict[bool, RecentVectors] = {}  # by whether they are of unit length
-        self._lock = threading.Lock()
-        self._pid = os.getpid()
+        self._lock = ForkLock()
         self._closed = False
 
     @property
@@ -71,7 +70,6 @@ class Vectors:
 
     def find(self, keys: Sequence[str]) -> dict[str, int]:
         """Look up the row ids of the keys that the file has."""
-        self._after_fork()
         if not keys:
             return {}
         return self._reader.find(keys, case_insensitive=self._case_insensitive)
@@ -82,7 +80,7 @@ class Vectors:
         normalized: bool | None,
         known_rowids: dict[str, int] | None = None,
     ) -> Array:
-        """Give one vector a key.
+        """Return one vector a key; those in memory without asking the reader.
 
         Parameters
         ----------
@@ -91,7 +89,7 @@ class Vectors:
         normalized
             Whether of unit length, None for the usual.
         known_rowids
-            What `find` gave for the strings, None to look them up.
+            What `find` returned for the strings, None to look them up.
 
         Returns
         -------
@@ -103,53 +101,39 @@ class Vectors:
         ArgumentError
             Something that is no key.
         """
-        self._after_fork()
-        names = [key if type(key) is str else _name(key) for key in keys]
+        names = [key if type(key) is str else key_name(key) for key in keys]
         normalized = self._normalized if normalized is None else normalized
         with self._lock:
-            known, recent = self._recent_vectors(self._choice(normalized)).take(names)
-        absent = dict.fromkeys(names)
-        for name in known:
-            del absent[name]
-        asked = [name for name in absent if isinstance(name, str)]
-        if known_rowids is None:
-            rowids = self.find(asked)
-        else:
-            rowids = {name: known_rowids[name] for name in asked}
-        spelt = [name for name in asked if name not in rowids]
-        similar = self._similar(spelt)
-        rows = self._reader.rows([*rowids.values(), *itertools.chain(*similar.values())])
-        unit = self._choice(normalized)  # a first answer may have found another file
-        vectors = rows.vectors(self._reader.format.precision, normalized=unit)
-        position = {rowid: at for at, rowid in enumerate(rows.rowids.tolist())}
-        place = {name: position[rowid] for name, rowid in rowids.items() if rowid in position}
-        hashed = [name for name in absent if name not in place]
-        standing_in = {
-            name: vectors[[position[rowid] for rowid in similar.get(name, []) if rowid in position]]
-            for name in hashed
-        }
-        pieces = [vectors, *(self._hashed(name, unit, standing_in[name])[None] for name in hashed)]
-        if known:
-            pieces.append(recent)
-        place |= zip([*hashed, *known], itertools.count(len(vectors)), strict=False)
-        matrix = np.concatenate(pieces, dtype=self.dtype, casting="same_kind")
-        with self._lock:
-            fresh = matrix[[place[name] for name in absent]]
-            self._recent_vectors(unit).keep(list(absent), fresh)
-        return fresh if len(absent) == len(names) else matrix[[place[name] for name in names]]
+            recent = self._recent_vectors(self._choice(normalized))
+            if len(names) == 1:
+                lone = recent.take_one(names[0])
+                if lone is not None:
+                    return lone
+            known, vectors = recent.take(names)
+        place = dict(zip(known, itertools.count()))
+        absent = [name for name in dict.fromkeys(names) if name not in place]
+        if absent:
+            # An answer that is the first of its server may have found another file.
+            fresh = self._read(absent, normalized, known_rowids)
+            if len(absent) == len(names):
+                return fresh
+            place |= zip(absent, itertools.count(len(known)), strict=False)
+            vectors = np.concatenate([vectors, fresh]) if known else fresh
+        elif len(known) == len(names):
+            return vectors
+        return vectors[[place[name] for name in names]]
 
     def of_places(self, numbers: Sequence[int]) -> tuple[list[str], Array]:
-        """Give the keys and vectors of places in the file, in the order asked for.
+        """Return the keys and vectors of places in the file, in the order asked for.
 
         Raises
         ------
         FormatError
             The file says that it has the place, and has not.
         """
-        self._after_fork()
         rows = self._reader.rows(np.asarray(numbers, np.int64) + 1)
         unit = self._choice(self._normalized)
-        vectors = rows.vectors(self._reader.format.precision, normalized=unit)
+        vectors = rows.vectors(self._reader.contents.format.precision, normalized=unit)
         position = {rowid - 1: at for at, rowid in enumerate(rows.rowids.tolist())}
         absent = [number for number in numbers if number not in position]
         if absent:
@@ -169,12 +153,12 @@ class Vectors:
 
     def load_all(self) -> None:
         """Read all vectors into memory."""
-        unit, size = self.normalized, self._reader.format.size
-        for begin in range(0, size, SCAN_ROWS):
+        unit, told = self.normalized, self._reader.current().format
+        for begin in range(0, told.size, SCAN_ROWS):
             if self._closed:
                 return
-            rows = self._reader.rows(np.arange(begin, min(begin + SCAN_ROWS, size)) + 1)
-            vectors = rows.vectors(self._reader.format.precision, normalized=unit)
+            rows = self._reader.rows(np.arange(begin, min(begin + SCAN_ROWS, told.size)) + 1)
+            vectors = rows.vectors(told.precision, normalized=unit)
             with self._lock:
                 recent = self._recent_vectors(unit)
                 first: dict[str, int] = {}  # of equal keys the first one counts
@@ -189,47 +173,92 @@ class Vectors:
         self._reader.close()
 
     def _choice(self, chosen: bool | None) -> bool:
-        """Give an option's value: as chosen, else what suits the kind of file."""
-        return not self._reader.assumed.elmo if chosen is None else chosen
+        """Return an option's value: as chosen, else what suits the kind of file."""
+        return not self._reader.contents.format.elmo if chosen is None else chosen
+
+    def _read(
+        self, names: Sequence[Any], normalized: bool | None, known_rowids: dict[str, int] | None
+    ) -> Array:
+        """Read, or make, the vectors of names that are all different, and keep them in memory."""
+        asked = [name for name in names if isinstance(name, str)]
+        if known_rowids is None:
+            rowids = self.find(asked)
+        else:
+            rowids = {name: known_rowids[name] for name in asked}
+        similar = self._similar([name for name in asked if name not in rowids])
+        rows = self._reader.rows([*rowids.values(), *itertools.chain(*similar.values())])
+        unit = self._choice(normalized)
+        vectors = rows.vectors(self._reader.contents.format.precision, normalized=unit)
+        position = {rowid: at for at, rowid in enumerate(rows.rowids.tolist())}
+        fresh = np.empty((len(names), self._reader.contents.format.dim), self.dtype)
+        stored = [at for at, name in enumerate(names) if rowids.get(name) in position]
+        fresh[stored] = vectors[[position[rowids[names[at]]] for at in stored]]
+        for at in set(range(len(names))).difference(stored):
+            standing_in = [position[row] for row in similar.get(names[at], []) if row in position]
+            fresh[at] = self._hashed(names[at], unit, vectors[standing_in])
+        with self._lock:
+            self._recent_vectors(unit).keep(names, fresh)
+        return fresh
 
     def _similar(self, names: Sequence[str]) -> dict[str, list[int]]:
         """Find the rows that stand in for keys that the file does not have."""
         if not names:
             return {}
-        found = self._reader.similar(
-            names, language=self._language, case_insensitive=self._case_insensitive
+        found = similar_to(
+            self._reader,
+            names,
+            language=self._language,
+            case_insensitive=self._case_insensitive,
         )
         return dict(zip(names, found, strict=True))
 
     def _hashed(self, name: Any, unit: bool, similar: Array) -> Array:
         return hash_vector(
             name if isinstance(name, str) else name[1],
-            self._reader.format.dim,
+            self._reader.contents.format.dim,
             similar=similar,
             normalized=unit,
             ngram_oov=self.ngram_oov,
             case_insensitive=self._case_insensitive,
             dtype=self.dtype,
-            namespace=self._reader.namespace,
-        ).astype(self.dtype)
+        )
 
     def _recent_vectors(self, unit: bool) -> RecentVectors:
-        known = self._reader.assumed
-        if unit not in self._recent or self._recent[unit].dim != known.dim:
+        recent, known = self._recent.get(unit), self._reader.contents.format
+        if recent is None or recent.dim != known.dim:
             usual = max(1, CACHE_BYTES // (self.dtype.itemsize * known.dim))
             capacity = usual + known.size if self._lazy_loading < 0 else self._lazy_loading or usual
-            self._recent[unit] = RecentVectors(capacity, known.dim, self.dtype)
-        return self._recent[unit]
-
-    def _after_fork(self) -> None:
-        if self._pid != os.getpid():
-            self._pid = os.getpid()
-            self._lock = threading.Lock()
-            self._reader.after_fork()
+            recent = self._recent[unit] = RecentVectors(capacity, known.dim, self.dtype)
+        return recent
 
 
-def _name(key: Any) -> Any:
-    """Give what a key's vector is cached under: 1, 1.0 and True have different vectors."""
+def similar_to(
+    reader: Reader, keys: Sequence[str], *, language: str | None, case_insensitive: bool
+) -> list[list[int]]:
+    """Find the row ids of the keys similar to keys that a file does not have.
+
+    Parameters
+    ----------
+    reader
+        Of the file.
+    keys, language, case_insensitive
+        See `similar_rows`.
+    """
+    return reader.run(
+        lambda contents: similar_rows(
+            contents,
+            keys,
+            language=language,
+            case_insensitive=case_insensitive,
+            encode=encode,
+            match=reader.sql.execute,
+            prefer_sql=reader.prefers_sql,
+        )
+    )
+
+
+def key_name(key: Any) -> Any:
+    """Name a key in memory: 1, 1.0 and True have different vectors."""
     if isinstance(key, str):
         return key
     if isinstance(key, (numbers.Real, np.bool_)):

@@ -1,19 +1,18 @@
-"""Several Magnitude objects as one: each key's vectors, one behind the other."""
+"""Several models as one: each key's vectors, one behind the other."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields
-from typing import Any
+from functools import partial
+from typing import Any, ClassVar, NoReturn
 
 import numpy as np
 
 from streamfile._arrays import Array
 from streamfile.errors import ArgumentError
-from streamfile.magnitude.featurizer import FeaturizerMagnitude
-from streamfile.magnitude.magnitude import Magnitude
-from streamfile.magnitude.shapes import Key, as_list
+from streamfile.magnitude.model import VectorModel
+from streamfile.magnitude.shapes import Key, Query
 from vfs.stats import Counters, Stats
 from vfs.workers import Workers
 
@@ -21,22 +20,22 @@ SHARED = ("use_numpy", "pad_to_length", "pad_left", "truncate_left")
 COUNTERS = [field.name for field in fields(Counters)]
 
 
-class ConcatenatedMagnitude(Magnitude):
-    """What ``Magnitude(a, b, …)`` gives.
+class ConcatenatedMagnitude(VectorModel):
+    """What ``Magnitude(a, b, …)`` makes.
 
-    A tuple stands for one key with a form for each part; a key that is no tuple is asked of all
-    parts. Parts have different rows, so that there is no ``len``, no iteration, and no place in the
-    whole: those are asked of its ``parts``.
+    A tuple is one key, with a form for each part; a key that is no tuple is asked of all parts.
+    Parts have different rows, so that there is no ``len``, no iteration, no place and no search in
+    the whole: those are asked of its ``parts``.
 
     Parameters
     ----------
-    *parts : Magnitude
+    *parts : VectorModel
         Two or more, which agree in ``use_numpy``, ``pad_to_length``, ``pad_left`` and
         ``truncate_left``.
 
     Attributes
     ----------
-    parts : tuple of Magnitude
+    parts : tuple of VectorModel
         As given.
 
     Raises
@@ -45,8 +44,12 @@ class ConcatenatedMagnitude(Magnitude):
         Fewer than two, something else, or parts that do not agree.
     """
 
-    def __init__(self, *parts: Magnitude) -> None:
-        if len(parts) < 2 or not all(isinstance(part, Magnitude) for part in parts):
+    __module__ = "streamfile"
+
+    _tuple_is_key: ClassVar[bool] = True
+
+    def __init__(self, *parts: VectorModel) -> None:
+        if len(parts) < 2 or not all(isinstance(part, VectorModel) for part in parts):
             raise ArgumentError(
                 f"Magnitude{parts!r}: expected two or more Magnitude objects to concatenate"
             )
@@ -57,18 +60,14 @@ class ConcatenatedMagnitude(Magnitude):
                     f"the parts of a concatenation have different {name}: "
                     f"{', '.join(map(repr, values))}; open them with the same"
                 )
-            setattr(self, name, values[0])
+        super().__init__(
+            dtype=np.result_type(*(part.dtype for part in parts)),
+            case_insensitive=all(part.case_insensitive for part in parts),
+            **{name: getattr(parts[0], name) for name in SHARED},
+        )
         self.parts = parts
         self.path = ", ".join(part.path for part in parts)
         self.stream = any(part.stream for part in parts)
-        self.placeholders = 0  # those of the parts are inside
-        self.case_insensitive = all(part.case_insensitive for part in parts)
-        self.dtype = np.result_type(*(part.dtype for part in parts))
-
-    @property
-    def emb_dim(self) -> int:
-        """Dimensions of the answers, as `dim`."""
-        return self.dim
 
     @property
     def dim(self) -> int:
@@ -77,12 +76,12 @@ class ConcatenatedMagnitude(Magnitude):
 
     @property
     def normalized(self) -> bool:
-        """Whether all parts give vectors of unit length unless a query says otherwise."""
+        """Whether all parts have vectors of unit length unless a query says otherwise."""
         return all(part.normalized for part in self.parts)
 
     @property
     def ngram_oov(self) -> bool:
-        """Whether all parts give unknown keys the mean vector of their n-grams."""
+        """Whether in all parts unknown keys get the mean vector of their n-grams."""
         return all(part.ngram_oov for part in self.parts)
 
     @property
@@ -90,45 +89,7 @@ class ConcatenatedMagnitude(Magnitude):
         """The sums of the parts' counters; budgets are set on the parts."""
         return SummedStats(part.stats for part in self.parts)
 
-    def query(
-        self,
-        q: Key | Sequence[Key] | Sequence[Sequence[Key]],
-        *,
-        pad_to_length: int | None = None,
-        pad_left: bool | None = None,
-        truncate_left: bool | None = None,
-        normalized: bool | None = None,
-    ) -> Any:
-        """Give the vectors of a key, of a list of keys, or of a list of lists.
-
-        Parameters
-        ----------
-        q : key, list of keys, or list of lists of keys
-            A key is a string or a number, for all parts, or a tuple with one for each part.
-        pad_to_length, pad_left, truncate_left, normalized
-            As in `Magnitude.query`.
-
-        Returns
-        -------
-        ndarray or list
-            Shape (dim,), (n, dim) or (lists, n, dim), zeros where there is no key.
-
-        Raises
-        ------
-        ArgumentError
-            A tuple of another length than there are parts, or something that is no key.
-        vfs.VFSError
-            See `vfs.errors`.
-        """
-        options: dict[str, Any] = {
-            "pad_to_length": pad_to_length,
-            "pad_left": pad_left,
-            "truncate_left": truncate_left,
-            "normalized": normalized,
-        }
-        return self._given(self._joined(q, lambda part, share: part.query(share, **options)))
-
-    def unroll(self, v: Any) -> Any:
+    def unroll(self, v: Any) -> NoReturn:
         """Refuse: layers are those of a part."""
         raise ArgumentError(
             "a concatenation has no layers to unroll: expected the vectors of one ELMo part; try "
@@ -141,59 +102,82 @@ class ConcatenatedMagnitude(Magnitude):
             part.close()
 
     def __contains__(self, key: object) -> bool:
-        """Tell whether each part but featurizers has the key, or its share of a tuple."""
+        """Tell whether each part that has keys has the key, or its form of a tuple."""
         if isinstance(key, tuple) and len(key) != len(self.parts):
             return False
         asked = [
-            (part, self._share(key, number))
+            (part, self._form(key, number))
             for number, part in enumerate(self.parts)
-            if not isinstance(part, FeaturizerMagnitude)
+            if part._has_keys
         ]
-        return bool(asked) and all(share in part for part, share in asked)
+        return bool(asked) and all(form in part for part, form in asked)
 
     def __bool__(self) -> bool:
         return True
 
+    def __len__(self) -> int:
+        raise self._no_file("__len__")
+
+    def __iter__(self) -> Iterator[Any]:
+        raise self._no_file("__iter__")
+
+    def __getitem__(self, q: Any) -> Any:
+        raise self._no_file("__getitem__")
+
     def __getattr__(self, name: str) -> Any:
-        """Refuse whatever would need a file."""
-        raise AttributeError(
-            "a concatenation has no file of its own, and so no length, rows, or searches "
-            f"({name}): ask one of its parts, such as v.parts[0]"
-        )
+        raise self._no_file(name)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Magnitude, self.parts
+        return ConcatenatedMagnitude, self.parts
 
     def __repr__(self) -> str:
         return f"<Magnitude of {', '.join(map(repr, self.parts))}>"
 
-    def _each(self, keys: Sequence[Key], normalized: bool | None = None) -> Array:
-        return self._joined(keys, lambda part, share: part._each(share, normalized))
+    def _of_keys(self, keys: Sequence[Key], normalized: bool | None) -> Array:
+        query = Query([list(keys)], 1, len(keys), pad_left=False, truncate_left=False)
+        (vectors,) = self._of_query(query, normalized)
+        return vectors
 
-    def _joined(self, q: Any, ask: Callable[[Magnitude, Any], Any]) -> Array:
-        """Ask each part its share of a query, and put the answers behind each other."""
-        shares = [(part, self._share(q, number)) for number, part in enumerate(self.parts)]
+    def _of_query(self, query: Query, normalized: bool | None) -> Iterable[Array]:
+        """Ask each part for its forms of the keys, and put the answers behind each other."""
+        asked = [
+            (part, query.of_keys(partial(self._form, number=number)))
+            for number, part in enumerate(self.parts)
+        ]
         if sum(part.stream for part in self.parts) > 1:  # their round trips overlap
-            workers = Workers(len(shares))
+            workers = Workers(len(asked))
             try:
-                answers = workers.map(lambda one: ask(*one), shares, timeout=threading.TIMEOUT_MAX)
+                futures = [
+                    workers.submit(partial(_answer, part, forms, normalized))
+                    for part, forms in asked
+                ]
+                answers = [future.result() for future in futures]
             finally:
                 workers.close()
         else:
-            answers = [ask(*one) for one in shares]
-        return np.concatenate(answers, axis=-1)
+            answers = [_answer(part, forms, normalized) for part, forms in asked]
+        return [np.concatenate(lists, axis=-1) for lists in zip(*answers, strict=True)]
 
-    def _share(self, q: Any, number: int) -> Any:
-        """Take what a query asks of one part."""
-        if isinstance(q, tuple):
-            if len(q) != len(self.parts):
-                raise ArgumentError(
-                    f"{q!r} has {len(q)} keys for a concatenation of {len(self.parts)}: "
-                    "expected one for each part (lists hold several keys, tuples one)"
-                )
-            return q[number]
-        keys = as_list(q)
-        return [self._share(key, number) for key in keys] if isinstance(keys, list) else q
+    def _form(self, key: Any, number: int) -> Any:
+        """Return a key's form for one part."""
+        if not isinstance(key, tuple):
+            return key
+        if len(key) != len(self.parts):
+            raise ArgumentError(
+                f"{key!r} has {len(key)} keys for a concatenation of {len(self.parts)}: "
+                "expected one for each part (lists hold several keys, tuples one)"
+            )
+        return key[number]
+
+    def _no_file(self, name: str) -> AttributeError:
+        return AttributeError(
+            "a concatenation has no file of its own, and so no length, rows, or searches "
+            f"({name}): ask one of its parts, such as v.parts[0]"
+        )
+
+
+def _answer(part: VectorModel, query: Query, normalized: bool | None) -> list[Array]:
+    return list(part._of_query(query, normalized))
 
 
 class SummedStats(Stats):

@@ -10,11 +10,11 @@ import secrets
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import vfs
+from streamfile._progress import Progress
 from streamfile.errors import FormatError
 from vfs.errors import FileChangedError
 from vfs.identity import Identity
-from vfs.remote_file import RemoteFile
+from vfs.remote_file import RemoteFile, open_file
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ def download(url: str, target: Path, *, progress: bool = False) -> None:
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     for version in range(1, MOST_VERSIONS + 1):
-        with vfs.open(url, cache_size=0) as file:
+        with open_file(url, cache_size=0) as file:
             try:
                 _fetch(file, target, progress=progress)
                 return
@@ -88,18 +88,7 @@ def _complete(file: RemoteFile, partial: Path, target: Path, *, progress: bool) 
     handle = os.open(partial, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
     with os.fdopen(handle, "r+b", buffering=0) as out:
         start = out.seek(0, os.SEEK_END)
-        from tqdm import tqdm  # not needed for anything else
-
-        bar = tqdm(
-            desc=target.name,
-            total=size,
-            initial=start,
-            unit="B",
-            unit_scale=True,
-            unit_divisor=1024,
-            disable=None if progress else True,
-        )
-        with bar:
+        with Progress(target.name, size, initial=start, log=progress) as bar:
             for offset in range(start, size, PIECE):
                 data = memoryview(file.read(offset, PIECE))
                 bar.update(len(data))

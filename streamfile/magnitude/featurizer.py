@@ -1,30 +1,33 @@
-"""Vectors for features: a Magnitude object with no file."""
+"""Vectors for features: a model with no file, of hashes alone."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar, NoReturn
 
 import numpy as np
 import numpy.typing as npt
+from cachetools import LRUCache
 
-from streamfile.errors import ArgumentError
-from streamfile.format.rows import VectorRows
-from streamfile.format.tables import Format
+from streamfile._arrays import Array
+from streamfile.errors import ArgumentError, FormatError, NoIndexError
+from streamfile.lookup.vectors import key_name
+from streamfile.magnitude.arguments import check_counts, checked_names
+from streamfile.magnitude.keyed_vectors import KeyedVectorsNames
 from streamfile.magnitude.magnitude import Magnitude
-from streamfile.readers.base import Reader
-from vfs.btree.table import Rows
-from vfs.stats import Budget, Stats
+from streamfile.magnitude.shapes import Key
+from streamfile.oov.hashing import hash_vector
+from vfs.forks import ForkLock
 
 COLLISION = 0.001  # the chance that two of all values get nearly the same vector
 STEPS = 100  # places that a component is taken to tell apart
 LEAST_DIM = 2
-SPARE = 16  # bytes behind the last row, as `Rows` has them
+REMEMBERED = 1 << 20  # values
 
 
-class FeaturizerMagnitude(Magnitude):
+class FeaturizerMagnitude(KeyedVectorsNames):
     """Vectors for the values of a feature, such as parts of speech: made from their spelling.
 
     No key is in it, every one has a vector. Concatenated with word vectors,
@@ -37,87 +40,163 @@ class FeaturizerMagnitude(Magnitude):
         of two values colliding is 0.1 %.
     namespace : str, optional
         The feature's name: equal values of features of different names have different vectors.
-    **options
-        Those of `Magnitude` that are not about a file: ``normalized``, ``use_numpy``,
-        ``case_insensitive``, ``pad_to_length``, ``pad_left``, ``truncate_left``,
-        ``placeholders``, ``ngram_oov``, ``dtype``, ``lazy_loading``.
+    lazy_loading : int
+        Vectors kept in memory: n > 0 the n last used, else about a million.
+    normalized, use_numpy, case_insensitive, pad_to_length, truncate_left, pad_left, placeholders, \
+ngram_oov, dtype
+        As those of `Magnitude`.
+    stream, blocking
+        As those of `Magnitude`, for which there is no file here.
 
     Raises
     ------
     ArgumentError
         Less than one value, or an option that cannot be.
+    TypeError
+        An argument of an unknown name.
     """
 
-    def __init__(self, number_of_values: int, namespace: str | None = None, **options: Any) -> None:
+    __module__ = "streamfile"
+
+    _has_keys: ClassVar[bool] = False
+
+    @checked_names
+    def __init__(
+        self,
+        number_of_values: int = 1_000_000,
+        namespace: str | None = None,
+        *,
+        stream: bool = False,
+        lazy_loading: int = 0,
+        blocking: bool = False,
+        normalized: bool | None = None,
+        use_numpy: bool = True,
+        case_insensitive: bool = False,
+        pad_to_length: int | None = None,
+        truncate_left: bool = False,
+        pad_left: bool = False,
+        placeholders: int = 0,
+        ngram_oov: bool | None = None,
+        dtype: npt.DTypeLike = np.float32,
+    ) -> None:
         if number_of_values < 1:
             raise ArgumentError(f"number_of_values={number_of_values}: expected 1 or more")
+        if stream:
+            raise ArgumentError("a featurizer has no file to stream")
+        super().__init__(
+            use_numpy=use_numpy,
+            case_insensitive=case_insensitive,
+            pad_to_length=pad_to_length,
+            truncate_left=truncate_left,
+            pad_left=pad_left,
+            placeholders=check_counts(lazy_loading, placeholders),
+            dtype=dtype,
+        )
+        self.path = f"feature {namespace or '(no name)'}"
         self.number_of_values = number_of_values
         self.namespace = namespace
-        super().__init__(f"feature {namespace or '(no name)'}", **options)
+        self._normalized = normalized is not False
+        self._ngram_oov = ngram_oov is not False
+        self._dim = _dimensions(number_of_values)
+        self._lock = ForkLock()
+        self._known: LRUCache[tuple[Any, bool], Array] = LRUCache(
+            lazy_loading if lazy_loading > 0 else REMEMBERED
+        )
+        self._pickled = partial(
+            FeaturizerMagnitude,
+            number_of_values,
+            namespace,
+            lazy_loading=lazy_loading,
+            normalized=normalized,
+            use_numpy=use_numpy,
+            case_insensitive=case_insensitive,
+            pad_to_length=pad_to_length,
+            truncate_left=truncate_left,
+            pad_left=pad_left,
+            placeholders=placeholders,
+            ngram_oov=ngram_oov,
+            dtype=dtype,
+        )
+
+    @property
+    def dim(self) -> int:
+        """Dimensions of the answers, placeholders included."""
+        return self._dim + self.placeholders
+
+    @property
+    def normalized(self) -> bool:
+        """Whether vectors are of unit length unless a query says otherwise."""
+        return self._normalized
+
+    @property
+    def ngram_oov(self) -> bool:
+        """Whether values get the mean vector of their n-grams."""
+        return self._ngram_oov
+
+    def index(self, q: int | Sequence[int], return_vector: bool = True) -> Any:
+        """Refuse any place: there are no rows."""
+        if isinstance(q, int) or len(q):
+            raise IndexError(f"index {q} is out of range: a featurizer has 0 vectors in a file")
+        return []
+
+    def get_vectors_mmap(self) -> Array:
+        """Return the vectors of no rows, shape (0, dim)."""
+        return np.zeros((0, self.dim), self.dtype)
+
+    def __getitem__(self, q: int | slice | Sequence[int]) -> Any:
+        return self.index([] if isinstance(q, slice) else q)
+
+    def __iter__(self) -> Iterator[tuple[str, Any]]:
+        return iter(())
+
+    def __len__(self) -> int:
+        return 0
 
     def __reduce__(self) -> tuple[Any, ...]:
-        arguments = (self.number_of_values, self.namespace)
-        return partial(FeaturizerMagnitude, *arguments, **self._arguments), ()
+        return self._pickled, ()
 
-    def _open(self, **options: Any) -> Reader:
-        if options["stream"] or options["stream_options"] or options["remote_path"]:
-            raise ArgumentError("a featurizer has no file to stream")
-        return NoFile(self.path, _dimensions(self.number_of_values), self.namespace)
+    def __repr__(self) -> str:
+        return f"<FeaturizerMagnitude {self.path}>"
 
+    def _get_matrix(self) -> NoReturn:
+        raise FormatError(f"{self.path}: there are no rows to search")
 
-class NoFile(Reader):
-    """A file without rows.
+    def _get_approximate(self) -> NoReturn:
+        raise NoIndexError(f"{self.path}: there are no rows, and no index of them, to search")
 
-    Parameters
-    ----------
-    name
-        For messages.
-    dim
-        Dimensions.
-    namespace
-        Of the hashes of keys.
-    """
-
-    def __init__(self, name: str, dim: int, namespace: str | None) -> None:
-        self.stats = Stats()
-        self.budget = Budget(self.stats, None, None)
-        self.namespace = namespace
-        self._name = name
-        self._format = Format(size=0, dim=dim, precision=0, elmo=False, table_root=0, index_root=0)
-
-    @property
-    def name(self) -> str:
-        """What it is called in messages."""
-        return self._name
-
-    @property
-    def format(self) -> Format:
-        """Dimensions, and no rows."""
-        return self._format
-
-    @property
-    def assumed(self) -> Format:
-        """The same."""
-        return self._format
-
-    def find(self, keys: Sequence[str], *, case_insensitive: bool) -> dict[str, int]:
+    def _place_of(self, key: str) -> None:
         """Find nothing."""
-        return {}
 
-    def similar(
-        self, keys: Sequence[str], *, language: str | None, case_insensitive: bool
-    ) -> list[list[int]]:
-        """Find nothing."""
-        return [[] for _ in keys]
+    def _of_keys(self, keys: Sequence[Key], normalized: bool | None) -> Array:
+        unit = self._normalized if normalized is None else normalized
+        vectors = np.empty((len(keys), self._dim), self.dtype)
+        for at, key in enumerate(keys):
+            vectors[at] = self._of_key(key, unit)
+        return self._padded(vectors)
 
-    def rows(self, rowids: npt.ArrayLike) -> VectorRows:
-        """Find nothing."""
-        none = np.empty(0, np.int64)
-        data = np.zeros(SPARE + self._format.dim, np.uint8)
-        return VectorRows(self._name, Rows(none, data, none, none), self._format.dim)
+    def _of_key(self, key: Key, unit: bool) -> Array:
+        name = key_name(key), unit
+        with self._lock:
+            known = self._known.get(name)
+        if known is None:
+            known = hash_vector(
+                key,
+                self._dim,
+                normalized=unit,
+                ngram_oov=self._ngram_oov,
+                case_insensitive=self.case_insensitive,
+                dtype=self.dtype,
+                namespace=self.namespace,
+            )
+            with self._lock:
+                self._known[name] = known
+        return known
+
+
+Magnitude.register(FeaturizerMagnitude)
 
 
 def _dimensions(number_of_values: int) -> int:
-    """Give the fewest dimensions in which values collide rarely enough (a birthday bound)."""
+    """Compute the fewest dimensions in which values collide rarely enough (a birthday bound)."""
     pairs = number_of_values**2 / (-2 * math.log(1 - COLLISION))
     return max(math.ceil(math.log(pairs, STEPS)), LEAST_DIM)

@@ -1,13 +1,13 @@
-"""The public class: arguments, shapes, padding, and the cache of vectors."""
+"""Word vectors of a file: the public class."""
 
 from __future__ import annotations
 
+import functools
 import operator
 import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -17,15 +17,15 @@ from streamfile.elmo import check_choices
 from streamfile.errors import ArgumentError
 from streamfile.lookup.contextual import Contextual
 from streamfile.lookup.vectors import SCAN_ROWS, Vectors
+from streamfile.magnitude.arguments import check_counts, checked_names, warn_of_ignored
+from streamfile.magnitude.concatenated import ConcatenatedMagnitude
 from streamfile.magnitude.keyed_vectors import KeyedVectorsNames
-from streamfile.magnitude.published import open_reader
-from streamfile.magnitude.shapes import Key, as_list, padded_length, shaped, shaped_in_context
-from streamfile.readers.base import Reader
+from streamfile.magnitude.model import Vector, VectorModel
+from streamfile.magnitude.published import open_model
+from streamfile.magnitude.shapes import Key, Query, as_list
 from streamfile.search.approximate import Approximate
 from streamfile.search.matrix import Matrix
 from vfs.stats import Budget, Stats
-
-LEGACY = {"supress_warnings", "batch_size", "eager", "temp_dir"}
 
 
 class Magnitude(KeyedVectorsNames):
@@ -33,11 +33,11 @@ class Magnitude(KeyedVectorsNames):
 
     Parameters
     ----------
-    path : str or os.PathLike, or Magnitude
+    path : str or os.PathLike, or model
         A local file, a URL, or the name of a published model such as
         ``glove/light/glove.6B.50d``. What is not local is downloaded once, into
-        ``~/.magnitude``, unless it is streamed. Several Magnitude objects instead, with no
-        options, give their concatenation.
+        ``~/.magnitude``, unless it is streamed. Several models instead, with no options, give a
+        `ConcatenatedMagnitude` of them.
     stream : bool
         Read the file by ranges from where it is, without downloading it.
     stream_options : mapping, optional
@@ -55,34 +55,33 @@ class Magnitude(KeyedVectorsNames):
         Whether a key of other case will do where there is none of the same.
     pad_to_length : int, optional
         Keys that each list in a query is padded or truncated to. Default: the longest list.
-    pad_left, truncate_left : bool
-        Pad, truncate, at the left end.
+    truncate_left, pad_left : bool
+        Truncate, pad, at the left end.
     placeholders : int
         Zeros behind each vector, to be filled with features.
     ngram_oov : bool, optional
         Whether keys outside the file get the mean vector of their n-grams. Default: yes, but for
         ELMo files.
+    supress_warnings, batch_size, eager, temp_dir
+        Of pymagnitude. They mean nothing here, and warn once.
     language : str, optional
         Of the affixes that are stripped from a key outside the file to find similar ones: "en".
     dtype : numpy float type
         Of all answers.
+    devices : sequence of int
+        The GPU that an ELMo model runs on, by its number; else the CPU.
+    log : bool
+        Whether a download shows a progress bar, on a terminal.
     route : str or os.PathLike or bool
         With ``stream=True``: path or URL of the file's sidecar, which saves round trips and is
         made by ``streamfile route``; True to look for it at the URL and ``.route``.
     remote_path : str, optional
         URL of the directory that short names are looked up in. Default: the environment variable
         ``STREAMFILE_REMOTE``, else http://magnitude.plasticity.ai/.
-    devices : sequence of int
-        The GPU that an ELMo model runs on, by its number; else the CPU.
     precision : str
         Of an ELMo model's products: ``float32`` or ``bfloat16``, which is faster and less exact.
     backend : str
         What runs an ELMo model: ``torch``, or ``allennlp`` where AllenNLP is installed.
-    log : bool
-        Whether a download shows a progress bar, on a terminal.
-    **legacy
-        ``supress_warnings``, ``batch_size``, ``eager`` and ``temp_dir`` of pymagnitude, which
-        mean nothing here.
 
     Raises
     ------
@@ -92,6 +91,8 @@ class Magnitude(KeyedVectorsNames):
         It is no ``.magnitude`` file, or a newer one.
     ArgumentError
         An argument that cannot be.
+    TypeError
+        An argument of an unknown name.
     vfs.VFSError
         See `vfs.errors`: the network, the cache, or SQLite's own format.
 
@@ -102,18 +103,14 @@ class Magnitude(KeyedVectorsNames):
     after a fork, and pickled (path and options travel).
     """
 
-    def __new__(cls, *arguments: Any, **options: Any) -> Magnitude:
-        """Make a `ConcatenatedMagnitude` of Magnitude objects."""
-        if cls is Magnitude and arguments and isinstance(arguments[0], Magnitude):
-            from streamfile.magnitude.concatenated import ConcatenatedMagnitude
+    __module__ = "streamfile"
 
-            return object.__new__(ConcatenatedMagnitude)
-        return object.__new__(cls)
-
+    @overload
+    def __init__(self, path: VectorModel, *others: VectorModel) -> None: ...
+    @overload
     def __init__(
         self,
-        path: str | os.PathLike[str] | Magnitude,
-        *others: Magnitude,
+        path: str | os.PathLike[str],
         stream: bool = False,
         stream_options: Mapping[str, Any] | None = None,
         lazy_loading: int = 0,
@@ -122,42 +119,97 @@ class Magnitude(KeyedVectorsNames):
         use_numpy: bool = True,
         case_insensitive: bool = False,
         pad_to_length: int | None = None,
-        pad_left: bool = False,
         truncate_left: bool = False,
+        pad_left: bool = False,
         placeholders: int = 0,
         ngram_oov: bool | None = None,
+        supress_warnings: bool | None = None,
+        batch_size: int | None = None,
+        eager: bool | None = None,
         language: str | None = "en",
         dtype: npt.DTypeLike = np.float32,
+        devices: Sequence[int] = (),
+        temp_dir: str | None = None,
+        log: bool = True,
+        *,
         route: str | os.PathLike[str] | bool = False,
         remote_path: str | None = None,
-        devices: Sequence[int] = (),
         precision: str = "float32",
         backend: str = "torch",
+    ) -> None: ...
+    @checked_names  # type: ignore[misc]  # `__new__` makes another object of several models
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        stream: bool = False,
+        stream_options: Mapping[str, Any] | None = None,
+        lazy_loading: int = 0,
+        blocking: bool = False,
+        normalized: bool | None = None,
+        use_numpy: bool = True,
+        case_insensitive: bool = False,
+        pad_to_length: int | None = None,
+        truncate_left: bool = False,
+        pad_left: bool = False,
+        placeholders: int = 0,
+        ngram_oov: bool | None = None,
+        supress_warnings: bool | None = None,
+        batch_size: int | None = None,
+        eager: bool | None = None,
+        language: str | None = "en",
+        dtype: npt.DTypeLike = np.float32,
+        devices: Sequence[int] = (),
+        temp_dir: str | None = None,
         log: bool = True,
-        **legacy: Any,
+        *,
+        route: str | os.PathLike[str] | bool = False,
+        remote_path: str | None = None,
+        precision: str = "float32",
+        backend: str = "torch",
     ) -> None:
-        unnamed = ("self", "path", "others", "legacy")
-        self._arguments = {k: v for k, v in locals().items() if k not in (*unnamed, "unnamed")}
-        if unknown := legacy.keys() - LEGACY:
-            raise TypeError(f"Magnitude has no argument {', '.join(map(repr, sorted(unknown)))}")
-        if others or isinstance(path, Magnitude):
+        if isinstance(path, VectorModel) or isinstance(stream, VectorModel):
             raise ArgumentError("only Magnitude objects can be concatenated: Magnitude(a, b)")
+        super().__init__(
+            use_numpy=use_numpy,
+            case_insensitive=case_insensitive,
+            pad_to_length=pad_to_length,
+            truncate_left=truncate_left,
+            pad_left=pad_left,
+            placeholders=check_counts(lazy_loading, placeholders),
+            dtype=dtype,
+        )
+        warn_of_ignored(
+            supress_warnings=supress_warnings, batch_size=batch_size, eager=eager, temp_dir=temp_dir
+        )
+        check_choices(devices, precision, backend)
         self.path = os.fspath(path)
         self.stream = stream
-        self.use_numpy = use_numpy
-        self.case_insensitive = case_insensitive
-        self.pad_to_length = padded_length(pad_to_length)
-        self.pad_left = pad_left
-        self.truncate_left = truncate_left
-        self.placeholders = placeholders
-        self.dtype = _float_type(dtype)
-        if lazy_loading < -1 or placeholders < 0:
-            raise ArgumentError(
-                f"lazy_loading={lazy_loading}, placeholders={placeholders}: expected -1 or more, "
-                "and 0 or more"
-            )
-        check_choices(devices, precision, backend)
-        self._reader = self._open(
+        self._pickled = functools.partial(
+            Magnitude,
+            self.path,
+            stream,
+            stream_options,
+            lazy_loading,
+            blocking,
+            normalized,
+            use_numpy,
+            case_insensitive,
+            pad_to_length,
+            truncate_left,
+            pad_left,
+            placeholders,
+            ngram_oov,
+            language=language,
+            dtype=dtype,
+            devices=devices,
+            log=log,
+            route=route,
+            remote_path=remote_path,
+            precision=precision,
+            backend=backend,
+        )
+        self._reader = open_model(
+            self.path,
             stream=stream,
             stream_options=stream_options,
             remote_path=remote_path,
@@ -184,10 +236,19 @@ class Magnitude(KeyedVectorsNames):
             else:
                 threading.Thread(target=self._vectors.load_in_background, daemon=True).start()
 
+    if not TYPE_CHECKING:
+
+        @functools.wraps(__init__)
+        def __new__(cls, *arguments: Any, **options: Any) -> Any:
+            """Make a `ConcatenatedMagnitude` of models."""
+            if cls is Magnitude and arguments and isinstance(arguments[0], VectorModel):
+                return ConcatenatedMagnitude(*arguments, **options)
+            return super().__new__(cls)
+
     @property
     def emb_dim(self) -> int:
         """Dimensions of the vectors in the file."""
-        return self._reader.format.dim
+        return self._reader.current().format.dim
 
     @property
     def dim(self) -> int:
@@ -217,66 +278,13 @@ class Magnitude(KeyedVectorsNames):
         """The limits ``max_requests`` and ``max_bytes``, which may be set at any time."""
         return self._reader.budget
 
-    def query(
-        self,
-        q: Key | Sequence[Key] | Sequence[Sequence[Key]],
-        *,
-        pad_to_length: int | None = None,
-        pad_left: bool | None = None,
-        truncate_left: bool | None = None,
-        normalized: bool | None = None,
-    ) -> Any:
-        """Give the vectors of a key, of a list of keys, or of a list of lists.
-
-        All keys of a query share their round trips. A key outside the file gets a vector made
-        from its spelling.
-
-        Parameters
-        ----------
-        q : key, sequence of keys, or sequence of sequences of keys
-            Strings; a number has a vector too.
-        pad_to_length, pad_left, truncate_left, normalized
-            As in the constructor, for this query alone.
-
-        Returns
-        -------
-        ndarray or list
-            Shape (dim,), (n, dim) or (lists, n, dim) with n the padded length, zeros where there
-            is no key.
-
-        Raises
-        ------
-        ArgumentError
-            Something that is no key.
-        vfs.VFSError
-            See `vfs.errors`.
-        """
-        layout: dict[str, Any] = {
-            "pad_to_length": padded_length(
-                self.pad_to_length if pad_to_length is None else pad_to_length
-            ),
-            "pad_left": self.pad_left if pad_left is None else pad_left,
-            "truncate_left": self.truncate_left if truncate_left is None else truncate_left,
-        }
-        if self._reader.assumed.elmo and isinstance(as_list(q), list):
-            answer = shaped_in_context(
-                q,
-                lambda sentences: self._contextual.of_sentences(sentences, normalized),
-                dim=self.dim,
-                dtype=self.dtype,
-                **layout,
-            )
-        else:
-            answer = shaped(q, lambda keys: self._each(keys, normalized), **layout)
-        return self._given(answer)
-
     def unroll(self, v: Any) -> Any:
         """Separate the layers of ELMo vectors; others are returned as they are.
 
         Parameters
         ----------
         v : ndarray or list
-            What `query` gave: shape (dim,), (n, dim) or (lists, n, dim).
+            What `query` returned: shape (dim,), (n, dim) or (lists, n, dim).
 
         Returns
         -------
@@ -289,7 +297,7 @@ class Magnitude(KeyedVectorsNames):
         ArgumentError
             Another shape.
         """
-        if not self._reader.assumed.elmo:
+        if not self._elmo:
             return v
         vectors = np.asarray(v)
         if vectors.ndim not in (1, 2, 3) or vectors.shape[-1] != self.dim:
@@ -303,15 +311,27 @@ class Magnitude(KeyedVectorsNames):
         )
         return self._given(np.moveaxis(layers, -2, max(vectors.ndim - 2, 0)))
 
+    @overload
+    def index(self, q: int, return_vector: Literal[True] = True) -> tuple[str, Vector]: ...
+    @overload
+    def index(self, q: int, return_vector: Literal[False]) -> str: ...
+    @overload
+    def index(
+        self, q: Sequence[int], return_vector: Literal[True] = True
+    ) -> list[tuple[str, Vector]]: ...
+    @overload
+    def index(self, q: Sequence[int], return_vector: Literal[False]) -> list[str]: ...
+    @overload
+    def index(self, q: int | Sequence[int], return_vector: bool = True) -> Any: ...
     def index(self, q: int | Sequence[int], return_vector: bool = True) -> Any:
-        """Give keys by their place in the file, which is usually by falling frequency.
+        """Read keys by their place in the file, which is usually by falling frequency.
 
         Parameters
         ----------
         q : int or sequence of int
             From 0; negative ones count from the end.
         return_vector
-            Whether to give the vectors too.
+            Whether to return the vectors too.
 
         Returns
         -------
@@ -338,8 +358,12 @@ class Magnitude(KeyedVectorsNames):
         self._approximate.close()
         self._vectors.close()
 
+    @overload
+    def __getitem__(self, q: int) -> tuple[str, Vector]: ...
+    @overload
+    def __getitem__(self, q: slice | Sequence[int]) -> list[tuple[str, Vector]]: ...
     def __getitem__(self, q: int | slice | Sequence[int]) -> Any:
-        """Give (key, vector) of a place, or a list of them for a slice or several places."""
+        """Return (key, vector) of a place, or a list of them for a slice or several places."""
         if isinstance(q, slice):
             return self.index(list(range(*q.indices(len(self)))))
         return self.index(q)
@@ -349,59 +373,57 @@ class Magnitude(KeyedVectorsNames):
         return isinstance(key, str) and key in self._vectors.find([key])
 
     def __iter__(self) -> Iterator[tuple[str, Any]]:
-        """Go through all (key, vector) in the order of the file."""
+        """Yield all (key, vector) in the order of the file."""
         size = len(self)
         for begin in range(0, size, SCAN_ROWS):
             yield from self._rows(range(begin, min(begin + SCAN_ROWS, size)))
 
     def __len__(self) -> int:
-        """Give the number of vectors in the file."""
-        return self._reader.format.size
-
-    def __enter__(self) -> Magnitude:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+        """Count the vectors in the file."""
+        return self._reader.current().format.size
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return partial(Magnitude, self.path, **self._arguments), ()
+        return self._pickled, ()
 
     def __repr__(self) -> str:
         return f"<Magnitude {self._reader.name}>"
 
-    def _open(self, **options: Any) -> Reader:
-        return open_reader(self.path, **options)
+    @property
+    def _elmo(self) -> bool:
+        return self._reader.contents.format.elmo
+
+    def _get_matrix(self) -> Matrix:
+        return self._matrix
+
+    def _get_approximate(self) -> Approximate:
+        return self._approximate
+
+    def _of_keys(self, keys: Sequence[Key], normalized: bool | None) -> Array:
+        source = self._contextual if self._elmo else self._vectors
+        return self._padded(source.of_keys(keys, normalized))
+
+    def _of_query(self, query: Query, normalized: bool | None) -> Iterable[Array]:
+        if not self._elmo or not query.depth:
+            return super()._of_query(query, normalized)
+        # Where sentences are truncated, their words keep the vectors that they have in the whole.
+        sentences = self._contextual.of_sentences(query.lists, normalized)
+        return (self._padded(query.cut(vectors)) for vectors in sentences)
+
+    def _place_of(self, key: str) -> int | None:
+        rowid = self._vectors.find([key]).get(key)
+        return None if rowid is None else rowid - 1
 
     def _rows(self, places: Sequence[int]) -> Iterator[tuple[str, Any]]:
         keys, vectors = self._vectors.of_places(places)
         for key, vector in zip(keys, self._padded(vectors), strict=True):
             yield key, self._given(vector.copy())
 
-    def _each(self, keys: Sequence[Key], normalized: bool | None = None) -> Array:
-        """Give the vectors of keys, none of which is the context of another."""
-        source = self._contextual if self._reader.assumed.elmo else self._vectors
-        return self._padded(source.of_keys(keys, normalized))
-
-    def _padded(self, vectors: Array) -> Array:
-        """Put the placeholders behind the vectors."""
-        if not self.placeholders:
-            return vectors
-        return np.pad(vectors, ((0, 0), (0, self.placeholders)))
-
     def _place(self, number: Any) -> int:
-        """Check a row number, and make a negative one positive."""
+        """Check a place, and make a negative one positive."""
         place, size = operator.index(number), len(self)
         if not -size <= place < size:
             raise IndexError(f"index {place} is out of range: the file has {size} vectors")
         return place % size
 
-    def _given(self, answer: Array) -> Any:
-        return answer if self.use_numpy else answer.tolist()
 
-
-def _float_type(dtype: npt.DTypeLike) -> np.dtype[Any]:
-    kind = np.dtype(dtype)
-    if kind.kind != "f":
-        raise ArgumentError(f"dtype={dtype!r}: expected a float type such as numpy.float32")
-    return kind
+Magnitude.register(ConcatenatedMagnitude)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal, overload
 
 import numpy as np
 
 from streamfile._arrays import Array, Doubles, unit
 from streamfile.errors import ArgumentError, FormatError
-from streamfile.magnitude.shapes import several
-from streamfile.magnitude.similarity import Item, Similarity
-from streamfile.readers.base import Reader
+from streamfile.magnitude.model import VectorModel
+from streamfile.magnitude.shapes import Item, several
 from streamfile.search.approximate import Approximate
 from streamfile.search.matrix import Matrix
 from streamfile.search.page_decoder import Block
@@ -22,15 +22,43 @@ CLOSER = 1e-5
 COSMUL_EPSILON = 1e-6
 
 
-class Search(Similarity):
-    """The part of `streamfile.Magnitude` that searches the file; it needs the rest of it."""
+Ranking = list[tuple[str, float]]
 
-    placeholders: int
-    case_insensitive: bool
-    _reader: Reader
-    _matrix: Matrix
-    _approximate: Approximate
 
+class Search(VectorModel):
+    """A model with rows that can be searched."""
+
+    @abstractmethod
+    def _get_matrix(self) -> Matrix:
+        """Return all rows for products; raise a FormatError where there are none."""
+
+    @abstractmethod
+    def _get_approximate(self) -> Approximate:
+        """Return the index of neighbours; raise a NoIndexError where there is none."""
+
+    @overload
+    def most_similar(
+        self,
+        positive: Item | Sequence[Item],
+        negative: Item | Sequence[Item] = (),
+        topn: int | None = 10,
+        min_similarity: float | None = None,
+        return_similarities: Literal[True] = True,
+        *,
+        restrict_vocab: int | None = None,
+    ) -> Ranking: ...
+    @overload
+    def most_similar(
+        self,
+        positive: Item | Sequence[Item],
+        negative: Item | Sequence[Item] = (),
+        topn: int | None = 10,
+        min_similarity: float | None = None,
+        *,
+        return_similarities: Literal[False],
+        restrict_vocab: int | None = None,
+    ) -> list[str]: ...
+    @overload
     def most_similar(
         self,
         positive: Item | Sequence[Item],
@@ -40,7 +68,17 @@ class Search(Similarity):
         return_similarities: bool = True,
         *,
         restrict_vocab: int | None = None,
-    ) -> Any:
+    ) -> Ranking | list[str]: ...
+    def most_similar(
+        self,
+        positive: Item | Sequence[Item],
+        negative: Item | Sequence[Item] = (),
+        topn: int | None = 10,
+        min_similarity: float | None = None,
+        return_similarities: bool = True,
+        *,
+        restrict_vocab: int | None = None,
+    ) -> Ranking | list[str]:
         """Rank the keys of the file by the cosine with a sum of vectors.
 
         The first call reads all vectors, for a streamed file all of the table; as many as 256 MiB
@@ -74,13 +112,13 @@ class Search(Similarity):
         vfs.BudgetError
             Reading the file would pass a budget. Nothing of it was read.
         """
-        count = self._searched(topn, restrict_vocab)
+        matrix, count = self._searched(topn, restrict_vocab)
         vectors, _, excluded = self._targets(positive, negative)
         if not len(vectors):
             return []
         direction = vectors[0] if len(vectors) == 1 else vectors.mean(0)
         best = rank(
-            self._matrix,
+            matrix,
             unit(direction)[None],
             lambda cosines, slack: cosines[0] + slack if slack else cosines[0],
             count,
@@ -92,6 +130,29 @@ class Search(Similarity):
         )
         return best if return_similarities else [key for key, _ in best]
 
+    @overload
+    def most_similar_cosmul(
+        self,
+        positive: Item | Sequence[Item],
+        negative: Item | Sequence[Item] = (),
+        topn: int | None = 10,
+        min_similarity: float | None = None,
+        return_similarities: Literal[True] = True,
+        *,
+        restrict_vocab: int | None = None,
+    ) -> Ranking: ...
+    @overload
+    def most_similar_cosmul(
+        self,
+        positive: Item | Sequence[Item],
+        negative: Item | Sequence[Item] = (),
+        topn: int | None = 10,
+        min_similarity: float | None = None,
+        *,
+        return_similarities: Literal[False],
+        restrict_vocab: int | None = None,
+    ) -> list[str]: ...
+    @overload
     def most_similar_cosmul(
         self,
         positive: Item | Sequence[Item],
@@ -101,13 +162,23 @@ class Search(Similarity):
         return_similarities: bool = True,
         *,
         restrict_vocab: int | None = None,
-    ) -> Any:
+    ) -> Ranking | list[str]: ...
+    def most_similar_cosmul(
+        self,
+        positive: Item | Sequence[Item],
+        negative: Item | Sequence[Item] = (),
+        topn: int | None = 10,
+        min_similarity: float | None = None,
+        return_similarities: bool = True,
+        *,
+        restrict_vocab: int | None = None,
+    ) -> Ranking | list[str]:
         """Rank the keys of the file by 3CosMul (Levy and Goldberg 2014).
 
         Parameters, answers and errors are those of `most_similar`; the similarity is the product
         of (1 + cosine) / 2 over the positives, divided by that over the negatives + 1e-6.
         """
-        count = self._searched(topn, restrict_vocab)
+        matrix, count = self._searched(topn, restrict_vocab)
         vectors, positives, excluded = self._targets(positive, negative)
         if not len(vectors):
             return []
@@ -121,7 +192,7 @@ class Search(Similarity):
 
         units = unit(np.concatenate([vectors[:positives], -vectors[positives:]]))
         best = rank(
-            self._matrix,
+            matrix,
             units,
             score,
             count,
@@ -133,6 +204,28 @@ class Search(Similarity):
         )
         return best if return_similarities else [key for key, _ in best]
 
+    @overload
+    def most_similar_approx(
+        self,
+        positive: Item | Sequence[Item],
+        negative: Item | Sequence[Item] = (),
+        topn: int | None = 10,
+        min_similarity: float | None = None,
+        return_similarities: Literal[True] = True,
+        effort: float = 1.0,
+    ) -> Ranking: ...
+    @overload
+    def most_similar_approx(
+        self,
+        positive: Item | Sequence[Item],
+        negative: Item | Sequence[Item] = (),
+        topn: int | None = 10,
+        min_similarity: float | None = None,
+        *,
+        return_similarities: Literal[False],
+        effort: float = 1.0,
+    ) -> list[str]: ...
+    @overload
     def most_similar_approx(
         self,
         positive: Item | Sequence[Item],
@@ -141,7 +234,16 @@ class Search(Similarity):
         min_similarity: float | None = None,
         return_similarities: bool = True,
         effort: float = 1.0,
-    ) -> Any:
+    ) -> Ranking | list[str]: ...
+    def most_similar_approx(
+        self,
+        positive: Item | Sequence[Item],
+        negative: Item | Sequence[Item] = (),
+        topn: int | None = 10,
+        min_similarity: float | None = None,
+        return_similarities: bool = True,
+        effort: float = 1.0,
+    ) -> Ranking | list[str]:
         """Rank keys of the file as `most_similar`, but look only where an index tells to.
 
         The first call fetches the index, which is kept in the cache directory. Some of the most
@@ -178,12 +280,13 @@ class Search(Similarity):
             There is no place to keep the index.
         """
         _check_count("topn", topn)
-        self._approximate.check()
+        approximate = self._get_approximate()
+        approximate.check()
         vectors, _, excluded = self._targets(positive, negative)
         if not len(vectors):
             return []
         direction = vectors[0] if len(vectors) == 1 else vectors.mean(0)
-        best = self._approximate.rank(
+        best = approximate.rank(
             unit(direction), topn=topn, effort=effort, excluded=excluded, fold=self._fold
         )
         return best if return_similarities else [key for key, _ in best]
@@ -203,10 +306,7 @@ class Search(Similarity):
             The most similar first.
         """
         least = self.similarity(key, q) + CLOSER
-        found: list[str] = self.most_similar(
-            [key], topn=topn, min_similarity=least, return_similarities=False
-        )
-        return found
+        return self.most_similar([key], topn=topn, min_similarity=least, return_similarities=False)
 
     def get_vectors_mmap(self) -> Array:
         """Give all vectors of the file, in its order.
@@ -216,34 +316,35 @@ class Search(Similarity):
         ndarray
             A new array, shape (number of vectors, dim).
         """
-        told, normalized = self._reader.format, self.normalized
+        reader, normalized = self._get_matrix().reader, self.normalized
+        told = reader.current().format
         answer = np.zeros((told.size, told.dim + self.placeholders), self.dtype)
 
         def take(block: Block) -> None:
             part = slice(block.first, block.first + len(block.vectors))
             answer[part, : told.dim] = block.vectors
 
-        for _ in scan(self._reader, told.size, take, normalized=normalized):
+        for _ in scan(reader, told.size, take, normalized=normalized):
             pass
         return answer
 
-    def _searched(self, topn: int | None, restrict_vocab: int | None) -> int:
-        """Give the number of rows to search, having checked that this is possible."""
+    def _searched(self, topn: int | None, restrict_vocab: int | None) -> tuple[Matrix, int]:
+        """Return the rows, and how many to search, having checked that this is possible."""
         _check_count("topn", topn)
         _check_count("restrict_vocab", restrict_vocab)
-        told = self._reader.format
-        size = told.size
-        if not size:
+        matrix = self._get_matrix()
+        told = matrix.reader.current().format
+        if not told.size:
             hint = (
                 ". Take the flavour of the model that comes with a vocabulary "
                 "('with Google News word2vec vocabulary')"
             )
             raise FormatError(
-                f"{self._reader.name}: there are no rows to search{hint if told.elmo else ''}"
+                f"{matrix.reader.name}: there are no rows to search{hint if told.elmo else ''}"
             )
-        count = size if restrict_vocab is None else min(size, restrict_vocab)
-        self._matrix.check_cost(count)
-        return count
+        count = told.size if restrict_vocab is None else min(told.size, restrict_vocab)
+        matrix.check_cost(count)
+        return matrix, count
 
     def _targets(self, positive: Any, negative: Any) -> tuple[Doubles, int, set[str]]:
         """Give vectors, the negative ones negated, how many are positive, and excluded keys."""

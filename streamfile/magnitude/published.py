@@ -14,9 +14,10 @@ from urllib.parse import quote, urlsplit
 from streamfile.errors import ArgumentError, PathError
 from streamfile.magnitude.download import download
 from streamfile.readers.base import Reader
-from streamfile.readers.local import LocalReader
+from streamfile.readers.open import open_reader
 from streamfile.readers.remote import RemoteReader
 from vfs.errors import NotFoundError
+from vfs.identity import is_url
 
 messages = logging.getLogger(__name__)
 
@@ -27,7 +28,7 @@ CONVERTIBLE = (".txt", ".vec", ".bin", ".hdf5", ".gz")
 SHORT_NAME = re.compile(r"[^/\\:~.][^/\\:]*(/[^/\\:.][^/\\:]*)+")
 
 
-def open_reader(
+def open_model(
     path: str,
     *,
     stream: bool,
@@ -55,17 +56,16 @@ def open_reader(
         See `vfs.errors`.
     """
     options = dict(stream_options or {})
-    local = not _is_url(path) and Path(path).exists()
-    named = not local and SHORT_NAME.fullmatch(path) is not None and not _is_url(path)
+    named = not is_url(path) and not Path(path).exists() and SHORT_NAME.fullmatch(path) is not None
     if stream:
         url = model_url(path, remote_path) if named else path
         return RemoteReader(url, route=route, **options)
     if options or route:
         given = "stream_options are" if options else "route is"
         raise ArgumentError(f"{given} given without stream=True")
-    if named or _is_url(path):
+    if named or is_url(path):
         try:
-            return LocalReader(download_model(path, remote_path=remote_path, log=log))
+            return open_reader(download_model(path, remote_path=remote_path, log=log))
         except NotFoundError as failure:
             raise PathError(f"{path}: no such file here, nor on the web: {failure}") from failure
     if not Path(path).is_file():
@@ -75,8 +75,8 @@ def open_reader(
             "glove/light/glove.6B.50d"
         )
     if path.lower().endswith(CONVERTIBLE):
-        return LocalReader(_converted(Path(path), log=log))
-    return LocalReader(path)
+        return open_reader(_converted(Path(path), log=log))
+    return open_reader(path)
 
 
 def download_model(
@@ -120,7 +120,7 @@ def download_model(
         The directory cannot be written, or is full.
     """
     url = model_url(model, remote_path)
-    if _is_url(model):
+    if is_url(model):
         parts = urlsplit(url)
         port = f":{parts.port}" if parts.port else ""
         name = f"{parts.hostname}{port}{parts.path}"
@@ -134,7 +134,7 @@ def download_model(
 
 def _converted(path: Path, *, log: bool) -> str:
     """Convert a file, unless that was done since it was last changed."""
-    from streamfile.tools.convert import convert  # which knows readers
+    from streamfile.tools.convert import convert  # not needed for anything else
 
     about = path.stat()
     facts = f"{path.resolve()}\0{about.st_size}\0{about.st_mtime_ns}"
@@ -152,7 +152,7 @@ def _converted(path: Path, *, log: bool) -> str:
 
 
 def model_url(model: str, remote_path: str | None = None) -> str:
-    """Give the URL of a model.
+    """Make the URL of a model.
 
     Parameters
     ----------
@@ -161,12 +161,8 @@ def model_url(model: str, remote_path: str | None = None) -> str:
     """
     if not model:
         raise ArgumentError("'' is no model: expected a name or a URL")
-    if _is_url(model):
+    if is_url(model):
         return model
     base = remote_path or os.environ.get("STREAMFILE_REMOTE") or PUBLISHED
     path = model if model.endswith(SUFFIX) else model + SUFFIX
     return f"{base.rstrip('/')}/{quote(path.lstrip('/'))}"
-
-
-def _is_url(path: str) -> bool:
-    return path.lower().startswith(("http://", "https://"))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import numbers
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,17 +13,29 @@ import numpy as np
 from streamfile._arrays import Array
 from streamfile.errors import ArgumentError
 
-Key = Any  # a string; a number has a vector too
+# A number has a vector too. Of a concatenation a tuple is one key.
+Key = str | float | np.number[Any] | np.bool_ | tuple[Any, ...]
+Keys = Sequence[Key] | Sequence[Sequence[Key]] | Array
+Item = Key | Array | Sequence[float]  # a key or a vector
 
 
-def as_list(q: Any) -> Any:
-    """Turn the sequences that hold keys into lists, and leave keys as they are."""
+def as_list(q: Any, *, tuple_is_key: bool = False) -> Any:
+    """Turn the sequences that hold keys into lists, and leave keys as they are.
+
+    Parameters
+    ----------
+    q
+        Whatever was asked for.
+    tuple_is_key
+        Whether a tuple is one key, as it is for a concatenation.
+    """
     if isinstance(q, np.ndarray):
         return q.tolist()
-    return list(q) if isinstance(q, (list, tuple, range)) else q
+    kinds = (list, range) if tuple_is_key else (list, range, tuple)
+    return list(q) if isinstance(q, kinds) else q
 
 
-def padded_length(pad_to_length: int | None) -> int | None:
+def check_length(pad_to_length: int | None) -> int | None:
     """Check a length that lists of keys are padded to.
 
     Raises
@@ -34,115 +48,156 @@ def padded_length(pad_to_length: int | None) -> int | None:
     return pad_to_length
 
 
-def shaped(
-    q: Key | Sequence[Key] | Sequence[Sequence[Key]],
-    vectors_of: Callable[[list[Key]], Array],
-    *,
-    pad_to_length: int | None,
-    pad_left: bool,
-    truncate_left: bool,
-) -> Array:
-    """Give the vectors of all keys of a query, in its shape.
+@dataclass(frozen=True)
+class Query:
+    """What was asked for, as lists of keys.
+
+    Attributes
+    ----------
+    lists
+        The lists of keys; one for a single key, or for a single list.
+    depth
+        0 for a key, 1 for a list, 2 for a list of lists.
+    length
+        Keys that each list is padded or truncated to.
+    pad_left, truncate_left
+        Whether at the left end.
+    """
+
+    lists: Sequence[list[Key]]
+    depth: int
+    length: int
+    pad_left: bool
+    truncate_left: bool
+
+    @classmethod
+    def parse(
+        cls,
+        q: Any,
+        *,
+        pad_to_length: int | None,
+        pad_left: bool,
+        truncate_left: bool,
+        tuple_is_key: bool,
+    ) -> Query:
+        """Take a query apart.
+
+        Parameters
+        ----------
+        q
+            A key, keys, or lists of keys.
+        pad_to_length, pad_left, truncate_left
+            See `streamfile.Magnitude`. A single key is neither padded nor truncated.
+        tuple_is_key
+            See `as_list`.
+        """
+        keys = as_list(q, tuple_is_key=tuple_is_key)
+        if not isinstance(keys, list):
+            return cls([[keys]], 0, 1, pad_left, truncate_left)
+        inner = [as_list(each, tuple_is_key=tuple_is_key) for each in keys]
+        nested = bool(keys) and all(isinstance(each, list) for each in inner)
+        lists = inner if nested else [keys]
+        length = max(map(len, lists)) if pad_to_length is None else pad_to_length
+        return cls(lists, 2 if nested else 1, length, pad_left, truncate_left)
+
+    def of_keys(self, change: Callable[[Key], Key]) -> Query:
+        """Return the same query for other keys, each of which a function makes of one of these."""
+        return replace(self, lists=[[change(key) for key in keys] for keys in self.lists])
+
+    def keys(self) -> list[Key]:
+        """List the keys that are not truncated away."""
+        return [key for keys in self.lists for key in self.cut(keys)]
+
+    def cut(self, items: Any) -> Any:
+        """Truncate the keys of one list, or an array of their vectors."""
+        if self.truncate_left:
+            return items[max(len(items) - self.length, 0) :]
+        return items[: self.length]
+
+    def split(self, vectors: Array) -> Iterator[Array]:
+        """Yield the vectors of each list, given those of `keys` in their order."""
+        at = 0
+        for keys in self.lists:
+            end = at + min(len(keys), self.length)
+            yield vectors[at:end]
+            at = end
+
+    def shape(self, vectors: Iterable[Array]) -> Array:
+        """Put vectors into the shape of the query.
+
+        Parameters
+        ----------
+        vectors
+            Of the keys of each list, truncated: a new array of shape (keys, dim) each, which may
+            become the answer.
+
+        Returns
+        -------
+        ndarray
+            Shape (dim,), (n, dim) or (lists, n, dim) with n the padded length, zeros where there
+            is no key.
+        """
+        if self.depth < 2:
+            (found,) = vectors
+            if not self.depth:
+                single: Array = found[0]
+                return single
+            if len(found) == self.length:
+                return found
+            vectors = [found]
+        waiting = iter(vectors)
+        first = next(waiting)
+        answer = np.zeros((len(self.lists), self.length, first.shape[1]), first.dtype)
+        for row, found in zip(answer, itertools.chain([first], waiting), strict=True):
+            begin = self.length - len(found) if self.pad_left else 0
+            row[begin : begin + len(found)] = found
+        return answer if self.depth == 2 else answer[0]
+
+
+def several(q: Any, *, tuple_is_key: bool = False) -> tuple[list[Any], bool]:
+    """List the items of a list, or a single one.
 
     Parameters
     ----------
     q
-        A key, keys, or lists of keys.
-    vectors_of
-        Gives the vectors of keys, shape (n, dim); called once.
-    pad_to_length, pad_left, truncate_left
-        See `streamfile.Magnitude`.
+        A key, a vector, or several of them.
+    tuple_is_key
+        See `as_list`.
 
     Returns
     -------
-    ndarray
-        Shape (dim,), (n, dim) or (lists, n, dim) with n the padded length.
+    items, single
+        And whether there was a single one, not in a list.
     """
-    q = as_list(q)
-    if not isinstance(q, list):
-        vector: Array = vectors_of([q])[0]
-        return vector
-    lists, nested = _lists(q)
-    length = max(map(len, lists)) if pad_to_length is None else pad_to_length
-    lists = [_cut(keys, length, left=truncate_left) for keys in lists]
-    vectors = vectors_of([key for keys in lists for key in keys])
-    if not nested and len(vectors) == length:
-        return vectors
-    answer = np.zeros((len(lists), length, vectors.shape[1]), vectors.dtype)
-    at = 0
-    for row, keys in zip(answer, lists, strict=True):
-        begin = length - len(keys) if pad_left else 0
-        row[begin : begin + len(keys)] = vectors[at : at + len(keys)]
-        at += len(keys)
-    return answer if nested else answer[0]
-
-
-def shaped_in_context(
-    q: Sequence[Key] | Sequence[Sequence[Key]],
-    vectors_of: Callable[[list[list[Key]]], Iterable[Array]],
-    *,
-    dim: int,
-    dtype: np.dtype[Any],
-    pad_to_length: int | None,
-    pad_left: bool,
-    truncate_left: bool,
-) -> Array:
-    """Give the vectors of all words of a query in their sentences, in its shape.
-
-    Parameters
-    ----------
-    q
-        A sentence, or sentences. Where they are truncated, their words keep the vectors that they
-        have in the whole.
-    vectors_of
-        Gives the vectors of each sentence, shape (n, up to dim); called once.
-    dim, dtype
-        Of the answer; what vectors lack is zero.
-    pad_to_length, pad_left, truncate_left
-        See `streamfile.Magnitude`.
-
-    Returns
-    -------
-    ndarray
-        Shape (n, dim) or (sentences, n, dim) with n the padded length.
-    """
-    lists, nested = _lists(as_list(q))
-    length = max(map(len, lists)) if pad_to_length is None else pad_to_length
-    answer = np.zeros((len(lists), length, dim), dtype)
-    for row, whole in zip(answer, vectors_of(lists), strict=True):
-        vectors = _cut(whole, length, left=truncate_left)
-        begin = length - len(vectors) if pad_left else 0
-        row[begin : begin + len(vectors), : vectors.shape[1]] = vectors
-    return answer if nested else answer[0]
-
-
-def _lists(q: list[Any]) -> tuple[list[list[Key]], bool]:
-    """Give the lists of a query, and whether it has several."""
-    nested = bool(q) and all(isinstance(as_list(keys), list) for keys in q)
-    return [as_list(keys) for keys in q] if nested else [q], nested
-
-
-def _cut(items: Any, length: int, *, left: bool) -> Any:
-    """Take the first or the last so many of a list or an array."""
-    return items[max(len(items) - length, 0) :] if left else items[:length]
-
-
-def several(q: Any) -> tuple[list[Any], bool]:
-    """Give the items of a list, or a single one, and whether it is single."""
     if isinstance(q, np.ndarray) and q.dtype.kind not in "fiu":
         q = q.tolist()
-    if isinstance(q, (list, tuple, np.ndarray)) and as_vector(q) is None:
+    kinds = (list, np.ndarray) if tuple_is_key else (list, np.ndarray, tuple)
+    if isinstance(q, kinds) and as_vector(q, tuple_is_key=tuple_is_key) is None:
         return list(q), False
     return [q], True
 
 
-def as_vector(item: Any) -> Array | None:
-    """Tell vectors, which are arrays or lists of numbers, from keys."""
+def as_vector(item: Any, *, tuple_is_key: bool = False) -> Array | None:
+    """Tell vectors, which are arrays or lists of numbers, from keys.
+
+    Parameters
+    ----------
+    item
+        A key or a vector.
+    tuple_is_key
+        See `as_list`.
+
+    Returns
+    -------
+    ndarray or None
+        The vector in float64; None for a key.
+    """
     if isinstance(item, np.ndarray) and item.ndim:
         if item.ndim == 1 and item.dtype.kind in "fiu":
             return item.astype(np.float64)
         return None
-    numeric = isinstance(item, (list, tuple)) and all(isinstance(n, numbers.Real) for n in item)
+    kinds = list if tuple_is_key else (list, tuple)
+    numeric = isinstance(item, kinds) and all(isinstance(n, numbers.Real) for n in item)
     if numeric and len(item):
         return np.array(item, np.float64)
     return None

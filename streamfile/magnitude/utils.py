@@ -17,6 +17,8 @@ from streamfile.magnitude.published import download_model
 class MagnitudeUtils:
     """Downloading, batches, and classes as numbers."""
 
+    __module__ = "streamfile"
+
     download_model = staticmethod(download_model)
 
     @staticmethod

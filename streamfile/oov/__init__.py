@@ -1,4 +1,4 @@
-"""Words outside the file: their hashes, and the rows that are similar to them.
+"""Vectors for words outside the file (out-of-vocabulary words), from hashes and similar rows.
 
-It may import fts3 and format.
+This package may import fts3 and format, and `vfs`.
 """

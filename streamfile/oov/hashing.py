@@ -1,4 +1,4 @@
-"""Vectors for what is not in the file: hashes of a key's n-grams."""
+"""Vectors for keys outside the file, from hashes of their n-grams."""
 
 from __future__ import annotations
 
@@ -21,37 +21,47 @@ RANDOM_SHARE = 0.3
 Vector = npt.NDArray[np.float64]
 
 
-class _Generator(threading.local):
-    """A generator for each thread: making one takes far longer than seeding it."""
-
-    def __init__(self) -> None:
-        self.state = np.random.RandomState()
+_of_thread = threading.local()
 
 
-_generator = _Generator()
+def _generator(seed: int) -> np.random.RandomState:
+    """Seed this thread's generator: making one takes far longer than seeding it."""
+    generator: np.random.RandomState | None = getattr(_of_thread, "generator", None)
+    if generator is None:
+        generator = _of_thread.generator = np.random.RandomState()
+    generator.seed(seed)
+    return generator
 
 
 def random_vector(text: str, dim: int, namespace: str | None = None) -> Vector:
-    """Hash a text to a vector of components uniform in [-1, 1).
+    """Hash a text to a vector whose components are uniform in [-1, 1).
 
     Parameters
     ----------
     text
-        Hashed by xxHash32 of its UTF-8 form to the seed of a Mersenne Twister.
+        Text whose xxHash32, of the UTF-8 bytes, seeds a Mersenne Twister.
     dim
-        Components.
+        Number of components.
     namespace
-        Keeps the vectors of equal texts in different namespaces apart.
+        Name that is hashed together with the text: equal texts in different namespaces get
+        different vectors. None for no namespace.
+
+    Returns
+    -------
+    ndarray
+        float64, shape (dim,).
     """
     if namespace is not None:
         text = namespace + NAMESPACE_END + text
     seed = xxhash.xxh32_intdigest(text.encode("utf-8", "surrogatepass"))
-    _generator.state.seed(seed)
-    return _generator.state.uniform(-1, 1, dim)
+    return _generator(seed).uniform(-1, 1, dim)
 
 
 def ngrams(text: str, shortest: int, longest: int) -> list[str]:
-    """List the windows of each length, short ones first, repeats kept."""
+    """List the n-grams of a text with `shortest` to `longest` characters, short ones first.
+
+    Repeated n-grams are listed each time.
+    """
     return [
         text[start : start + length]
         for length in range(shortest, longest + 1)
@@ -70,26 +80,30 @@ def hash_vector(
     namespace: str | None = None,
     similar: npt.NDArray[Any] | None = None,
 ) -> Vector:
-    """Make the vector of a key that is in no file.
+    """Compute the vector of a key outside the file.
 
     Parameters
     ----------
     key
-        A string, or a number, which becomes the last component of its type's vector.
+        A string or a number. The vector of a number is the vector of the name of its type, with
+        the number, divided by the greatest number of `dtype`, as last component.
     dim
-        Components.
+        Number of components.
     normalized
-        Whether the vector is of unit length; else one of no similar keys is of length 0.3.
+        Whether to scale the vector of a string to unit length. If not, a vector without similar
+        keys has the length 0.3.
     ngram_oov
-        Whether to average over the key's n-grams, so that similar keys have similar vectors.
+        Whether to average the vectors of the key's n-grams, so that similar keys get similar
+        vectors.
     case_insensitive
         Whether to lower-case the key first.
     dtype
-        A float type, which scales numbers.
+        Float type whose greatest number scales numbers.
     namespace
-        See `random_vector`.
+        Namespace of the hashes, see `random_vector`.
     similar
-        Vectors of similar keys, shape (n, dim), in whose direction most of the answer goes.
+        Vectors of similar keys, shape (n, dim). The direction of their mean has the weight 0.7,
+        the hash 0.3.
 
     Returns
     -------
@@ -99,7 +113,7 @@ def hash_vector(
     Raises
     ------
     ArgumentError
-        A whole number beyond the range of floats.
+        The key is an integer beyond the range of floats.
     """
     if not isinstance(key, str):
         vector = random_vector(type(key).__name__, dim, namespace)

@@ -1,10 +1,9 @@
-"""The rows whose vectors stand in for a key that the file does not have."""
+"""Search for the rows that are most similar to a key outside the file."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import SequenceMatcher
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from vfs.btree.walk import Walk, together
 TOPN = 3
 MOST_SEARCHED = 1000  # characters
 MOST_NGRAMS = {6: 4, 5: 8, 4: 12}
-COMMON = 3  # n-grams of at most that size have long lists of documents
+COMMON = 3  # n-grams of at most so many characters have long doclists
 SHORT_KEY = 6
 SMALL_TYPO = 4
 
@@ -40,18 +39,18 @@ Match = Callable[[str, Sequence[Any]], list[tuple[Any, ...]]]
 
 @dataclass(frozen=True)
 class Spelling:
-    """What is searched for in place of a key.
+    """Spellings that are searched for in place of a key.
 
     Attributes
     ----------
     original
         The key.
     wrapped
-        Marked at both ends, runs shrunk to two.
+        The key with a mark at both ends, and with runs of a character shortened to two.
     stemmed
-        The same of its stem, None where that is not searched for.
+        The stem of the key, with the same changes; None if the stem is not searched for.
     candidates
-        Groups of keys that would do, in the order in which they are tried.
+        Groups of similar keys that the file may have, in the order in which they are tried.
     """
 
     original: str
@@ -61,7 +60,7 @@ class Spelling:
 
     @classmethod
     def of(cls, key: str, language: str | None, *, case_insensitive: bool) -> Spelling:
-        """Spell a key."""
+        """Make the spellings of a key."""
 
         def wrap(text: str) -> str:
             return shrink_to_two(BOW + (text.lower() if case_insensitive else text) + EOW)
@@ -84,30 +83,30 @@ def similar_rows(
     match: Match,
     prefer_sql: bool,
 ) -> Walk[list[list[int]]]:
-    """Find the rows similar to keys, which share their waves.
+    """Search for the rows that are most similar to keys; the searches share their waves.
 
     Parameters
     ----------
     source
-        Of the rows.
+        The file.
     keys
-        That the file does not have.
+        Keys that the file does not have.
     language
-        Of the affixes, see `stem`.
+        Language of the affixes, see `stem`.
     case_insensitive
-        Whether keys are lower-cased first.
+        Whether to lower-case keys before the search for n-grams.
     encode
-        Gives the bytes that keys have in the file.
+        Function that encodes keys as in the file.
     match
-        Runs an SQL query, for keys that only SQLite's parser can tell what to do with.
+        Function that runs an SQL query, for keys that SQLite's query parser must interpret.
     prefer_sql
-        Whether that is the faster way, for lack of round trips.
+        Whether to search by SQL where possible, which is faster in a local file.
 
     Returns
     -------
     list of list of int
-        For each key at most three row ids (or six, where two shorter forms of it have several
-        rows each), most similar first.
+        For each key at most three row ids, the most similar row first. There can be six if two
+        shortened forms of the key have several rows each.
     """
     fulltext = source.fulltext
     spellings = [Spelling.of(key, language, case_insensitive=case_insensitive) for key in keys]
@@ -131,7 +130,7 @@ def similar_rows(
 
 
 def _first_known(known: Mapping[str, list[int]], groups: Sequence[Sequence[str]]) -> list[int]:
-    """Give the rows of the first group that has any; of each of its keys an equal share."""
+    """Return rows of the first group of keys that has any, an equal share of each key."""
     for group in groups:
         shares = [TOPN // len(group) + (at < TOPN % len(group)) for at in range(len(group))]
         split = [
@@ -147,7 +146,7 @@ def _first_known(known: Mapping[str, list[int]], groups: Sequence[Sequence[str]]
 
 
 class _Search:
-    """The search for the n-grams of one key."""
+    """The search for rows with the n-grams of one key."""
 
     def __init__(
         self, source: Source, spelling: Spelling, match: Match, *, prefer_sql: bool
@@ -156,14 +155,14 @@ class _Search:
         self._fulltext = source.fulltext
         self._source, self._spelling, self._match = source, spelling, match
         self._places: dict[bytes, Ints] = {}
-        # What is not printable, such as a surrogate or a NUL, SQLite may not take.
+        # SQLite may refuse characters that are not printable, such as a surrogate or a NUL.
         printable = prefer_sql and spelling.original.isprintable()
         self._by_sql = printable or '"' in spelling.original
         key = spelling.wrapped[len(BOW) : -len(EOW)]
         self._order = Order(key[:1], key[-1:], len(key) if len(key) <= SHORT_KEY else -1)
 
     def run(self) -> Walk[list[int]]:
-        """Search for shorter and shorter n-grams, until three rows are found."""
+        """Search for shorter and shorter n-grams until three rows are found."""
         spelling, told = self._spelling, self._source.format
         found: Found = []
         known_from = told.subword_end + 1
@@ -193,7 +192,7 @@ class _Search:
         return ngrams(self._spelling.stemmed or "", size, self._source.format.subword_end)
 
     def _fetch(self, sizes: range) -> Walk[None]:
-        """Read the places of all terms of n-grams of these sizes."""
+        """Read the places of all terms of n-grams of `sizes` characters."""
         grams = [
             gram
             for size in sizes
@@ -208,7 +207,15 @@ class _Search:
         return count(self._places, [phrase(gram) for gram in grams])
 
     def _rank(self, grams: Sequence[str], documents: Ints, counts: Ints) -> Walk[Found]:
-        """Give the best three of the documents that have so many of some n-grams."""
+        """Find the three most similar rows among those that have some of the n-grams.
+
+        Parameters
+        ----------
+        grams
+            The n-grams.
+        documents, counts
+            Rows that have some of them, and the number of matched terms of each row.
+        """
         if len(counts) > TOPN:
             able = counts >= np.partition(counts, -TOPN)[-TOPN]
             documents, counts = documents[able], counts[able]
@@ -220,17 +227,20 @@ class _Search:
         return (yield from Ties(self._source, self._order, matches).best(TOPN))
 
     def _is_small_typo(self, found: Found) -> bool:
-        """Whether the best key differs from the original in few characters."""
+        """Tell whether the best key differs from the original in at most four characters."""
         if not found:
             return False
+        from difflib import SequenceMatcher  # few need it, and importing is to be cheap
+
         best, original = found[0][1].lower(), self._spelling.original.lower()
         longer = max(len(best), len(original))
         return longer - SequenceMatcher(None, best, original).ratio() * longer <= SMALL_TYPO
 
     def _match_sql(self, grams: Sequence[str]) -> Found:
-        """Leave the search to SQLite.
+        """Search for n-grams by SQL.
 
-        In its queries a quotation mark ends a phrase, whatever is before it.
+        In an FTS3 query a quotation mark ends a phrase, even if another one or a backslash
+        precedes it.
         """
         query = " OR ".join(f'"{_escaped(gram)}"' for gram in grams)
         values: list[Any] = [query]
@@ -243,7 +253,7 @@ class _Search:
 
 
 def _thinned(grams: list[str], size: int) -> list[str]:
-    """Drop every other n-gram while there are many, but keep the last."""
+    """Drop every other n-gram, but not the last, until at most `MOST_NGRAMS` are left."""
     while len(grams) > MOST_NGRAMS.get(size, len(grams)):
         grams = grams[:-1:2] + grams[-1:]
     return grams

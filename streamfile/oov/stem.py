@@ -1,4 +1,4 @@
-"""Spellings of a word that may be in the file when the word is not: shrunk, and stemmed."""
+"""Shortened runs of characters and stems, by which similar words are found."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ LEAST_LEFT = 4
 RUN_OF_TWO = re.compile(r"([^<])\1+", re.DOTALL)
 RUN_OF_THREE = re.compile(r"([^<])\1{2,}", re.DOTALL)
 
-# Parted by commas: one of them ends in a space.
+# Separated by commas, because one prefix ends in a space.
 ENGLISH_PREFIXES = (
     "counter,electro,circum,contra,contro,crypto,deuter,franco,hetero,megalo,preter,pseudo,"
     "after,under,amphi,anglo,astro,extra,hydro,hyper,infra,inter,intra,micro,multi,ortho,"
@@ -32,24 +32,24 @@ SIZES = range(max(map(len, PREFIXES | SUFFIXES)), 0, -1)
 
 
 def shrink_to_one(text: str) -> str:
-    """Cut runs of one character, `<` excepted, to a single one."""
+    """Shorten each run of a character to one; runs of ``<`` stay."""
     return RUN_OF_TWO.sub(r"\1", text)
 
 
 def shrink_to_two(text: str) -> str:
-    """Cut runs of three or more of one character, `<` excepted, to two."""
+    """Shorten each run of three or more of a character to two; runs of ``<`` stay."""
     return RUN_OF_THREE.sub(r"\1\1", text)
 
 
 def stem(key: str, language: str | None) -> str:
-    """Strip prefixes and suffixes, as long as four characters remain.
+    """Strip prefixes and suffixes as long as four characters remain.
 
     Parameters
     ----------
     key
-        A word; one of more than 150 characters is left as it is.
+        A word; a word of more than 150 characters is returned unchanged.
     language
-        "en"; for others nothing is known.
+        ``"en"``; for any other language the word is returned unchanged.
     """
     if language != "en" or len(key) > MOST_STEMMED:
         return key
@@ -65,5 +65,5 @@ def stem(key: str, language: str | None) -> str:
 
 
 def _longest(parts: Iterable[str], listed: Collection[str]) -> int:
-    """Give the length of the first part that is listed, 0 if none is."""
+    """Return the length of the first part that is in a list, 0 if none is."""
     return next((len(part) for part in parts if part in listed), 0)

@@ -1,7 +1,7 @@
-"""The first rows of many that have as many n-grams of a key, with few of their keys read.
+"""Choice of the best rows among many with equally many n-grams of a key, by few reads.
 
-Of each row is kept between which bounds its place can be: what tells more is read, the cheapest
-first, until no row whose key is not known can be among the first.
+Each row has a best and a worst possible rank. Reads narrow these bounds, the cheapest reads first,
+until no row with an unread key can be among the best.
 """
 
 from __future__ import annotations
@@ -23,48 +23,50 @@ from vfs.btree.index_keys import read_keys
 from vfs.btree.table import Table
 from vfs.btree.walk import Walk
 
-FEW = 8  # rows that are read without more ado
-MOST_ROWS = 200  # pages, which a key takes each when it is read from its row
-SWEPT = 2048  # keys that take no longer to read from the index than one from its row
-STEPS = (0, 5, 8, 64)  # lengths whose numbers of n-grams are looked up at once
+FEW = 8  # up to so many rows are read at once
+MOST_ROWS = 200  # greatest number of keys to read from their rows, one page for each key
+SWEPT = 2048  # reading so many keys from the index takes as long as reading one from its row
+STEPS = (0, 5, 8, 64)  # bounds of the key lengths that are looked up in one step, in characters
 UNKNOWN = np.iinfo(np.int64).max
 
 Found = list[tuple[int, str]]  # row ids and keys
 
 
 class Source(Protocol):
-    """What is read of a file: what it says of itself, its rows, keys and their n-grams."""
+    """Interface to the tables and indexes of a file."""
 
     @property
     def format(self) -> Format:
-        """What the file says of itself."""
+        """Facts about the file."""
 
     @property
     def table(self) -> Table:
-        """The rows."""
+        """Table of the vectors."""
 
     @property
     def index(self) -> Index:
-        """The index on keys."""
+        """Index on keys."""
 
     @property
     def fulltext(self) -> Fulltext | None:
-        """The index of n-grams, None where there is none."""
+        """Full-text index of n-grams, None if the file has none."""
 
     @property
     def lengths(self) -> Table | None:
-        """The characters of each key, None where the file does not tell."""
+        """Table of the keys' lengths, None if the file has none."""
 
 
 class Order(NamedTuple):
-    """What decides between rows that have as many n-grams of a key, before their keys' lengths.
+    """Order of rows with equally many n-grams of a key, before the lengths of their keys.
 
     Attributes
     ----------
     first, last
-        Characters with which keys begin and end that come first.
+        First and last character of the searched key. Keys that begin with `first` come first, and
+        then keys that end with `last`.
     longest
-        Characters that such a key has at most; below 0 only lengths decide.
+        Greatest length in characters of a key for which `first` and `last` count; below 0 they
+        never count.
     """
 
     first: str
@@ -72,15 +74,15 @@ class Order(NamedTuple):
     longest: int
 
     def place(self, key: str) -> tuple[bool, bool, int]:
-        """Tell whether a key begins and ends so, and its length."""
-        key = key.partition("\0")[0]  # SQLite's functions see no more
+        """Tell whether a key begins with `first`, whether it ends with `last`, and its length."""
+        key = key.partition("\0")[0]  # SQLite's functions read a text up to a NUL
         short = len(key) <= self.longest
         begins = short and _is_like(self.first, key[:1])
         return begins, short and _is_like(self.last, key[-1:]), len(key)
 
     @property
     def prefix(self) -> bytes:
-        """How all keys begin in the index that begin with the first character, if that helps."""
+        """Prefix by which the index lists the keys that begin with `first`, empty if none does."""
         useful = self.longest >= 0 and self.first not in "%_" and self.first.isprintable()
         return self.first.encode() if useful else b""
 
@@ -91,10 +93,10 @@ class Matches(NamedTuple):
     Attributes
     ----------
     rowids, counts
-        Each row, and how many it has, both int64, shape (n,).
+        Row id of each row, and the number of its n-grams that match, int64, shape (n,).
     begins, ends
-        Whether that at the beginning of the key is among them, or that at its end, bool, shape
-        (n,).
+        Whether the row has the n-gram at the beginning of the key, and the one at its end, bool,
+        shape (n,).
     """
 
     rowids: Ints
@@ -104,17 +106,17 @@ class Matches(NamedTuple):
 
 
 class Ties:
-    """Rows of which the first are wanted.
+    """Rows that match a key, in an order of which only the beginning is wanted.
 
-    They are in the order of counts, falling; then as `Order` has it; then of lengths and row ids,
-    rising.
+    The rows are sorted by falling counts; then by `Order`; then by rising lengths of their keys,
+    and by rising row ids.
 
     Parameters
     ----------
     source
-        Of the rows.
+        The file.
     order
-        Of those with equal counts.
+        Order of rows with equal counts.
     matches
         The rows.
     """
@@ -125,14 +127,15 @@ class Ties:
         count = len(self._rowids)
         self._keys: dict[int, str] = {}
         self._known = np.zeros(count, bool)
-        # What is possible: a key may begin and end so, and has so many characters.
+        # For each key: whether it may begin with `first` and end with `last`, and the bounds of
+        # its length.
         self._begins = np.full(count, order.longest >= 0)
         self._ends = self._begins.copy()
         self._least = np.zeros(count, np.int64)
         self._most = np.full(count, UNKNOWN)
 
     def best(self, topn: int) -> Walk[Found]:
-        """Give the first rows and their keys; rows that the table does not have are left out."""
+        """Find the first `topn` rows and their keys, without rows that the table does not have."""
         lengths, prefix = self._source.lengths, self._order.prefix
         steps = self._steps()
         while len(able := self._able(topn)):
@@ -158,9 +161,11 @@ class Ties:
         return [(rowid, self._keys[rowid]) for rowid in first if rowid in self._keys]
 
     def _able(self, topn: int) -> Ints:
-        """Tell which rows with unknown keys can be among the first.
+        """List the positions of rows with unknown keys that can be among the first `topn`.
 
-        If the others are what they seem to be: those among the first are known in the end.
+        A row can be among them if its best possible rank is not behind the worst possible ranks of
+        `topn` rows. Lengths from `_measure` can be too low; the keys of the rows that are first in
+        the end are all read, which corrects such lengths.
         """
         count = len(self._rowids)
         measured = self._most != UNKNOWN
@@ -175,13 +180,15 @@ class Ties:
         return np.flatnonzero((ranks[:count] <= last) & ~self._known)
 
     def _steps(self) -> Iterator[tuple[dict[int, int], int]]:
-        """Give the numbers of n-grams that keys of more and more characters have.
+        """Yield the numbers of n-grams that keys of rising lengths have.
 
-        A key with an n-gram twice has as few of them as a shorter one.
+        The length of a number is the least that a key with so many different n-grams can have. A
+        key that repeats an n-gram may be longer.
 
         Yields
         ------
-        the shortest lengths by number of n-grams, and up to which length these are all
+        lengths, last
+            Length by number of n-grams, and the length of the longest keys in this step.
         """
         told = self._source.format
 
@@ -198,7 +205,7 @@ class Ties:
             yield lengths, last
 
     def _measure(self, lengths: dict[int, int], last: int) -> Walk[None]:
-        """Learn the lengths of keys from how many n-grams they have."""
+        """Look up which keys have as many n-grams as `lengths` names, and set their lengths."""
         assert self._source.fulltext is not None
         found = yield from self._source.fulltext.counted(lengths)
         left = ~self._known & (self._most == UNKNOWN)
@@ -208,7 +215,7 @@ class Ties:
             self._least[here] = self._most[here] = lengths[number]
 
     def _read(self, able: Ints) -> Walk[None]:
-        """Read keys from their rows, or very many from the index."""
+        """Read keys from their rows, or from the index if they are very many."""
         wanted, told = self._rowids[able], self._source.format
         if len(wanted) > max(MOST_ROWS, told.size // SWEPT):
             yield from self._sweep(b"")
@@ -222,7 +229,7 @@ class Ties:
         self._known[absent] = True
 
     def _sweep(self, prefix: bytes) -> Walk[None]:
-        """Read keys that begin with a prefix from the index."""
+        """Read the keys that begin with a prefix from the index."""
         keys = yield from read_keys(self._source.index, self._rowids, prefix=prefix)
         self._know({rowid: key.decode("utf-8", "surrogateescape") for rowid, key in keys.items()})
 
@@ -235,7 +242,7 @@ class Ties:
 
 
 def _is_like(wanted: str, character: str) -> bool:
-    """Compare characters, or none, as SQLite's LIKE does."""
+    """Compare a character, or an empty string, with a pattern as SQLite's LIKE does."""
     if wanted in ("", "%"):
         return True
     if wanted == "_":

@@ -8,10 +8,12 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from itertools import accumulate
-from typing import TYPE_CHECKING
 
+from streamfile._progress import SHOW_AFTER, Progress
 from streamfile.errors import FormatError
 from streamfile.format.tables import BLOBS
+from streamfile.readers.base import Reader
+from streamfile.readers.contents import Contents
 from streamfile.readers.lz4_frame import HISTORY, LONGEST_HEADER, FrameDecoder
 from vfs.btree.blobs import BEGINNING, Blob, BlobPiece, BlobTable, Place, blob_ranges, read_blobs
 from vfs.btree.pages import RemotePages
@@ -19,15 +21,10 @@ from vfs.btree.walk import run
 from vfs.cache.unfinished_file import KeptFile, Part
 from vfs.errors import CacheSpaceError, DatabaseError
 
-if TYPE_CHECKING:
-    from streamfile.readers.base import Reader
-    from streamfile.readers.contents import Contents
-
 STATE = 1  # version of what is saved
 SAVE_AFTER = 64 << 20  # bytes of content
 GROW = 16 << 20
 PIECE = 1 << 20  # bytes that are written, or read again, at once
-SHOW_AFTER = 1.0  # seconds
 
 
 def keep_blob(reader: Reader, what: str) -> KeptFile:
@@ -55,7 +52,7 @@ def keep_blob(reader: Reader, what: str) -> KeptFile:
     vfs.VFSError
         See `vfs.errors`.
     """
-    contents = reader.contents  # of the version that the server has, which may be another now
+    contents = reader.current()
     files, name = reader.kept(what)
     if files is not None and name is not None and (kept := files.get(name)) is not None:
         return kept
@@ -88,7 +85,7 @@ def blob_size(reader: Reader, what: str) -> int:
     FormatError, vfs.VFSError
         See `keep_blob`.
     """
-    return _least_size(reader, what, _find(reader.name, reader.contents, what))
+    return _least_size(reader, what, _find(reader.name, reader.current(), what))
 
 
 def _find(name: str, contents: Contents, what: str) -> list[Blob]:
@@ -184,18 +181,10 @@ class _Copy:
             at += len(data)
 
     def _decode(self, pieces: Iterable[BlobPiece]) -> None:
-        from tqdm import tqdm  # not needed for anything else
-
         frame, start = self._frame, self._places[0]
         end = self._offset(start)
-        with tqdm(
-            desc=self._what,
-            total=self._begins[-1],
-            initial=frame.consumed,
-            unit="B",
-            unit_scale=True,
-            delay=SHOW_AFTER,
-            disable=None,
+        with Progress(
+            self._what, self._begins[-1], initial=frame.consumed, delay=SHOW_AFTER
         ) as bar:
             for data, place in pieces:
                 if place != start:

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from operator import itemgetter
 from pathlib import Path
-from typing import cast
+from typing import TypeVar, cast
 from urllib.parse import quote
 
 import apsw
 
-from streamfile.readers.base import Entries, Reader, choose, encode, sqlite
+from streamfile.readers.base import Entries, Reader, choose, encode
 from streamfile.readers.contents import Contents
+from streamfile.readers.sql import SqlConnection
 from vfs.btree.index import nocase
 from vfs.btree.pages import LocalPages
+from vfs.btree.walk import Walk, run
 from vfs.cache.directory import default_kept_files
 from vfs.cache.kept_files import KeptFiles
-from vfs.errors import DatabaseError
 from vfs.identity import local_name
 from vfs.stats import Budget, Stats
+
+T = TypeVar("T")
 
 MOST_SQL_COLUMNS = 2000
 SQL_BATCH = 500
@@ -42,25 +46,30 @@ class LocalReader(Reader):
     """
 
     def __init__(self, path: str) -> None:
-        self.stats = Stats()
-        self.budget = Budget(self.stats, None, None)
-        self._path = path
+        super().__init__(path, Budget(Stats()), SqlConnection(path, partial(_connect, path)))
         self._contents = Contents.of(LocalPages(path))
+
+    @property
+    def contents(self) -> Contents:
+        """What was read to open the file."""
+        return self._contents
 
     @property
     def prefers_sql(self) -> bool:
         """Whether SQLite can open the table, as no stock SQLite can if it is very wide."""
-        return self.format.dim + 2 <= MOST_SQL_COLUMNS
+        return self.contents.format.dim + 2 <= MOST_SQL_COLUMNS
+
+    def current(self) -> Contents:
+        """Return what was read to open the file, which stays open."""
+        return self._contents
 
     def find(self, keys: Sequence[str], *, case_insensitive: bool) -> dict[str, int]:
         """Look keys up, as `Reader.find`."""
-        if not self.prefers_sql:
-            return super().find(keys, case_insensitive=case_insensitive)
         wanted = encode(keys)
-        try:
-            rows = self._select(wanted)
-        except apsw.Error as failure:
-            raise DatabaseError(f"{self._path}: SQLite cannot read it: {failure}") from failure
+        if not self.prefers_sql:
+            entries = self.run(lambda contents: contents.index.find(wanted))
+            return choose(keys, wanted, entries, case_insensitive=case_insensitive)
+        rows = self._select(wanted)
         if not case_insensitive:
             exact = dict(rows)
             if len(exact) < len(rows):  # the lowest of equal keys
@@ -77,25 +86,28 @@ class LocalReader(Reader):
         entries = [groups.get(nocase(name), []) for name in wanted]
         return choose(keys, wanted, entries, case_insensitive=True)
 
+    def run(self, walk: Callable[[Contents], Walk[T]]) -> T:
+        """Drive a walk to its end, as `Reader.run`."""
+        return run(self._contents.pages, walk(self._contents))
+
     def kept(self, what: str) -> tuple[KeptFiles | None, bytes | None]:
-        """Give the place and the name of a kept file, as `Reader.kept`."""
-        return default_kept_files(), local_name(self._path, what)
+        """Return the place and the name of a kept file, as `Reader.kept`."""
+        return default_kept_files(), local_name(self.name, what)
 
     def _select(self, wanted: Sequence[bytes]) -> Entries:
-        """Get the rows whose keys are equal to any of these under NOCASE."""
+        """Select the rows whose keys are equal to any of these under NOCASE."""
         rows: Entries = []
-        with sqlite:
-            if self._connection is None:
-                self._connection = self._connect()
+        with self.sql.entered() as connection:
             for begin in range(0, len(wanted), SQL_BATCH):
                 batch = wanted[begin : begin + SQL_BATCH]
                 sql = SELECT.format(",".join(["CAST(? AS TEXT)"] * len(batch)))
-                rows += cast("Entries", self._connection.execute(sql, batch).fetchall())
+                rows += cast("Entries", connection.execute(sql, batch).fetchall())
         return rows
 
-    def _connect(self) -> apsw.Connection:
-        uri = f"file:{quote(str(Path(self._path).resolve()))}?immutable=1"
-        flags = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
-        connection = apsw.Connection(uri, flags=flags)
-        connection.pragma("mmap_size", 1 << 40)
-        return connection
+
+def _connect(path: str) -> apsw.Connection:
+    uri = f"file:{quote(str(Path(path).resolve()))}?immutable=1"
+    flags = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
+    connection = apsw.Connection(uri, flags=flags)
+    connection.pragma("mmap_size", 1 << 40)
+    return connection

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-import lz4.block  # type: ignore[import-untyped]
 import xxhash
 
 from streamfile.errors import FormatError
@@ -202,6 +201,8 @@ class FrameDecoder:
         if word & RAW:
             content = stored
         else:
+            import lz4.block  # type: ignore[import-untyped]  # importing is to be cheap
+
             try:
                 content = lz4.block.decompress(
                     stored, uncompressed_size=header.most_block, dict=self._history

@@ -4,27 +4,24 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from typing import Any, TypeVar
 
-import apsw
-
 from streamfile.errors import FormatError
 from streamfile.format.packed_blocks import unpack_blocks
-from streamfile.format.tables import Format
-from streamfile.readers.base import Reader
+from streamfile.readers.base import Reader, choose, encode
 from streamfile.readers.contents import Contents
 from streamfile.readers.sidecar import Route, find_routes
-from vfs.btree.pages import Pages, RemotePages
-from vfs.btree.scan_pages import ScanPages
+from streamfile.readers.sql import SqlConnection
+from vfs.btree.pages import RemotePages
 from vfs.btree.table import Table
 from vfs.btree.walk import Walk, run, together
 from vfs.cache.kept_files import KeptFiles
 from vfs.errors import DatabaseError, FileChangedError
 from vfs.forks import ForkLock
 from vfs.identity import Identity
-from vfs.remote_file import RemoteFile
+from vfs.remote_file import open_file
 from vfs.router.router import pack, unpack
 from vfs.sqlite_vfs import connect_to
 
@@ -62,10 +59,13 @@ class RemoteReader(Reader):
     def __init__(
         self, url: str, *, route: str | os.PathLike[str] | bool = False, **options: Any
     ) -> None:
-        self.file = RemoteFile(url, **options)
+        self.file = open_file(url, **options)
+        super().__init__(
+            self.file.name,
+            self.file.budget,
+            SqlConnection(self.file.name, lambda: connect_to(self.file)),
+        )
         self._given = route, options
-        self.stats = self.file.stats
-        self.budget = self.file.budget
         self._lock = ForkLock()
         try:
             self._open()
@@ -74,24 +74,39 @@ class RemoteReader(Reader):
             raise
 
     @property
-    def format(self) -> Format:
-        """What the file says of itself, on the server, not just in the cache."""
-        if self.file.identity != self._contents.version:
-            self._open()
-        return self._contents.format
-
-    @property
     def contents(self) -> Contents:
-        """What was read to open the file, of the version that the server has."""
-        assert self.format
+        """What was read to open the file, of the version that the cache or the server has."""
         return self._contents
 
-    def scan_pages(self, gap: int) -> Pages:
-        """Give what reads pages for a scan, as `Reader.scan_pages`: past the cache."""
-        return ScanPages(self._pages, gap)
+    def current(self) -> Contents:
+        """Return the contents of the version that the server has, as `Reader.current`."""
+        if self.file.validate() != self._contents.version:
+            self._open()
+        return self._contents
+
+    def find(self, keys: Sequence[str], *, case_insensitive: bool) -> dict[str, int]:
+        """Look keys up, as `Reader.find`."""
+        wanted = encode(keys)
+        entries = self.run(lambda contents: contents.index.find(wanted))
+        return choose(keys, wanted, entries, case_insensitive=case_insensitive)
+
+    def run(self, walk: Callable[[Contents], Walk[T]]) -> T:
+        """Drive a walk to its end, as `Reader.run`."""
+        contents = self._contents
+        try:
+            result = run(contents.pages, walk(contents), trees=contents.trees)
+        except FileChangedError:
+            if self.file.assumed == contents.version:
+                raise
+            self._open()
+            contents = self._contents
+            result = run(contents.pages, walk(contents), trees=contents.trees)
+        if self._known() > 1.2 * self._saved:
+            self._save()
+        return result
 
     def kept(self, what: str) -> tuple[KeptFiles | None, bytes | None]:
-        """Give the place and the name of a kept file, as `Reader.kept`."""
+        """Return the place and the name of a kept file, as `Reader.kept`."""
         return self.file.kept_files, self.file.kept_name(what)
 
     def close(self) -> None:
@@ -99,9 +114,6 @@ class RemoteReader(Reader):
         super().close()
         self._save()
         self.file.close()
-
-    def _connect(self) -> apsw.Connection:
-        return connect_to(self.file)
 
     def _open(self) -> None:
         """Read what is needed to open the file, in the version that the cache or server has."""
@@ -130,7 +142,7 @@ class RemoteReader(Reader):
             roots = together([tree.touch() for tree in contents.trees])
             run(contents.pages, roots, opening=True)
             record = None
-        self._contents, self._pages = contents, pages
+        self._contents = contents
         self._saved = 0 if record is None else self._known()
 
     def _route(self, version: Identity) -> Route | None:
@@ -163,20 +175,6 @@ class RemoteReader(Reader):
                     contents.fulltext.know(unpack_blocks(nodes))
                 return router
         return None
-
-    def _run(self, walk: Callable[[Contents], Walk[T]]) -> T:
-        contents = self._contents
-        try:
-            result = run(contents.pages, walk(contents), trees=contents.trees)
-        except FileChangedError:
-            if self.file.assumed == contents.version:
-                raise
-            self._open()
-            contents = self._contents
-            result = run(contents.pages, walk(contents), trees=contents.trees)
-        if self._known() > 1.2 * self._saved:
-            self._save()
-        return result
 
     def _known(self) -> int:
         return sum(len(tree.interior) for tree in self._contents.trees)

@@ -15,8 +15,8 @@ from urllib.parse import urlsplit
 from streamfile.errors import FormatError, PathError
 from streamfile.format.packed_blocks import pack_blocks, unpack_blocks
 from vfs.errors import NotFoundError
-from vfs.identity import Identity
-from vfs.remote_file import RemoteFile
+from vfs.identity import Identity, is_url
+from vfs.remote_file import RemoteFile, open_file
 from vfs.stats import Counters, Stats
 
 MAGIC = b"streamfile route 1\n"
@@ -117,7 +117,7 @@ def find_routes(
     """
     beside = urlsplit(url)._replace(path=f"{urlsplit(url).path}{SUFFIX}").geturl()
     name = beside if isinstance(given, bool) else os.fspath(given)
-    if not name.lower().startswith(("http://", "https://")):
+    if not is_url(name):
         if not Path(name).is_file():
             raise PathError(f"{name}: no such file; expected the path or URL of a sidecar")
         _check_size(name, Path(name).stat().st_size)
@@ -125,7 +125,7 @@ def find_routes(
         return
     file = None
     try:
-        with closing(RemoteFile(name, **options)) as file:
+        with closing(open_file(name, **options)) as file:
             yield from _cached_and_newer(file, stats)
     except NotFoundError:
         if file is None:

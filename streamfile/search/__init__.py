@@ -1,4 +1,4 @@
-"""Rankings of a whole file: the matrix of its vectors, and its index of neighbours.
+"""Searches of a whole file, by the matrix of its vectors or by its index of neighbours.
 
-It may import readers and the wings below them.
+This package may import readers and the packages that readers may import.
 """

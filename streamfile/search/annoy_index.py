@@ -1,8 +1,9 @@
-"""Search of an index file that Annoy (https://github.com/spotify/annoy) wrote, metric angular.
+"""Search of an index file of Annoy (https://github.com/spotify/annoy) with the metric angular.
 
-A file is a row of nodes of one size: a number of items, int32; a union of node numbers, int32, and
-a length, float32; and a vector, float32, whose room a node of few items uses for their numbers.
-The first nodes are the items, each node comes behind its children, and the last are the roots.
+A file is an array of nodes of equal size. A node has the number of its items (int32), two fields
+of four bytes for its children's numbers (int32) or a length (float32), and a vector (float32). A
+node of few items has the items' numbers in place of children and vector. The first nodes are the
+items, each node comes behind its children, and the last nodes are the roots.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ from streamfile._arrays import Floats, Ints
 from streamfile.errors import FormatError
 
 HEAD = 3  # numbers of four bytes before the vector
-BATCH = 64  # nodes opened at once, at least
-PART = 4096  # nodes of which as much is in memory at once
-MOST_DEPTH = 10_000  # of a tree; a million items make about 30
+BATCH = 64  # least number of nodes that are opened in one step
+PART = 4096  # nodes that are copied into memory in one step
+MOST_DEPTH = 10_000  # greatest depth of a tree; a tree of a million items has about 30 levels
 
 
 class NeighbourIndex(Protocol):
-    """The items whose vectors make the smallest angles with another one, as far as looked for."""
+    """Interface of an index that finds approximate nearest neighbours by angle."""
 
     def search(self, vector: npt.ArrayLike, n: int, search_k: int) -> tuple[Ints, Floats]:
         """Find items near a vector.
@@ -31,16 +32,18 @@ class NeighbourIndex(Protocol):
         Parameters
         ----------
         vector
-            Shape (dim,).
+            The vector, shape (dim,).
         n
-            How many items at most; below 2**31, as search_k.
+            Greatest number of items, below 2**31.
         search_k
-            How many candidates to look at, those that several trees have counted several times.
+            Number of candidates to collect, below 2**31; a candidate in several trees counts
+            several times.
 
         Returns
         -------
         items, distances
-            The nearest first; the distance is the Euclidean one of the unit vectors.
+            Items, int64, the nearest first, and the Euclidean distances of the unit vectors,
+            float32, both of shape (at most n,).
 
         Raises
         ------
@@ -50,34 +53,34 @@ class NeighbourIndex(Protocol):
 
 
 def open_index(path: Path, dim: int, items: int, name: str) -> NeighbourIndex:
-    """Open an index file, with Annoy itself where it is installed.
+    """Open an index file, by Annoy itself if it is installed.
 
     Parameters
     ----------
     path
-        Of the index file, which must not change.
+        Path of the index file, which must not change.
     dim, items
-        Dimensions and number of the vectors that it has to be of.
+        Expected number of dimensions, and of items.
     name
-        Of the file that it comes from, for messages.
+        Name of the ``.magnitude`` file that has the index, for error messages.
 
     Raises
     ------
     FormatError
-        It is no index of such vectors.
+        The file is no index of such vectors.
     """
     try:
         from annoy import AnnoyIndex  # type: ignore[import-not-found, unused-ignore]
     except ImportError:
         return IndexFile(path, dim, items, name)
-    IndexFile(path, dim, items, name).check()  # Annoy itself follows any number into memory
+    IndexFile(path, dim, items, name).check()  # Annoy itself does not check node numbers
     index = AnnoyIndex(dim, "angular")
     index.load(str(path))
     return Annoy(index)
 
 
 class Annoy:
-    """An index that Annoy itself searches.
+    """An index that the library Annoy searches.
 
     Parameters
     ----------
@@ -97,17 +100,17 @@ class Annoy:
 
 
 class IndexFile:
-    """An index file, mapped into memory and searched as Annoy does.
+    """An index file, mapped into memory and searched with the results of Annoy.
 
-    Annoy opens one node at a time, always the one with the largest margin (of equals the one with
-    the highest number), until it has enough candidates. No node's margin is larger than its
-    parent's nor its number higher, so whatever the order they are opened in, the nodes that
-    Annoy would open are the first ones by margin and number. Here many are opened at once.
+    Annoy opens one node at a time until it has enough candidates: the node with the largest margin,
+    and of equal margins the one with the highest number. No node has a larger margin or a higher
+    number than its parent. Therefore the nodes that Annoy opens are the first ones in the order of
+    margin and number. This class opens many nodes at once, and keeps the first ones in that order.
 
     Parameters
     ----------
     path, dim, items, name
-        See `open_index`.
+        Arguments of `open_index`.
     """
 
     def __init__(self, path: Path, dim: int, items: int, name: str) -> None:
@@ -143,14 +146,14 @@ class IndexFile:
         return found[nearest], np.sqrt(np.maximum(squares[nearest], 0))
 
     def check(self) -> None:
-        """Go through the whole file.
+        """Check all nodes of the file.
 
         Raises
         ------
         FormatError
-            A search could leave the file, or have no end.
+            A node leads out of the file, or the nodes are no trees.
         """
-        # A tree has more lists than its items fill, so many trees are of few items.
+        # Each tree needs nodes to list all items, which limits the number of trees.
         if len(self._roots) * self._items > 2 * self._nodes * self._most_listed:
             raise self._malformed(f"{len(self._roots)} trees in {self._nodes} nodes")
         for begin in range(0, self._nodes, PART):
@@ -158,15 +161,16 @@ class IndexFile:
             counts, split, leaf = self._kinds(nodes)
             self._listed(nodes[leaf])
             parts = self._numbers[self._children(nodes[split]), 0]
-            # All but the roots have as many items as their children, so a tree has few nodes.
+            # A node has at least as many items as its children together, which bounds a tree.
             few = (parts >= 1).all(1) & (parts.sum(1, dtype=np.int64) <= counts[split])
             if not few.all():
                 raise self._malformed("a node that has fewer items than its children")
 
     def _find_roots(self) -> Ints:
-        """Give the nodes at the end with equally many items: copies of the roots.
+        """List the roots: the copies of root nodes at the end of the file.
 
-        The last root itself precedes them.
+        Copies have equally many items. The root that was written last may directly precede the
+        copies; it is left out.
         """
         width = PART
         while True:
@@ -181,13 +185,13 @@ class IndexFile:
         return np.arange(first, self._nodes)
 
     def _leaves(self, direction: Floats, search_k: int) -> Ints:
-        """Give the nodes that list the candidates."""
+        """Find the nodes that list the candidates."""
         nodes = self._roots
         margins = np.full(len(nodes), np.inf, np.float32)
         leaves, leaf_margins, sizes = nodes[:0], margins[:0], nodes[:0]
         opened = rounds = 0
         while len(nodes) and search_k > 0:
-            # In a tree of its own each node is opened once; a root may be there twice.
+            # A search opens each node of a tree once; a root may be listed twice.
             if opened > 2 * self._nodes or rounds > MOST_DEPTH + opened // BATCH:
                 raise self._malformed("nodes that are no trees, or trees that are too deep")
             most = max(BATCH, len(nodes) // 8)
@@ -215,7 +219,7 @@ class IndexFile:
         return leaves
 
     def _kinds(self, nodes: Ints) -> tuple[Ints, npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-        """Give the number of items of nodes, and whether they have children or list the items."""
+        """Return the numbers of items of nodes, which nodes have children, and which list items."""
         counts = self._numbers[nodes, 0].astype(np.int64)
         if (counts < 0).any():
             raise self._malformed("a negative number of items")
@@ -223,14 +227,14 @@ class IndexFile:
         return counts, split, ~split
 
     def _children(self, nodes: Ints) -> Ints:
-        """Give the children of nodes that have them, shape (n, 2)."""
+        """Return the children of nodes that have children, int64, shape (n, 2)."""
         children = self._numbers[nodes, 1:3].astype(np.int64)
         if ((children < 0) | (children >= nodes[:, None])).any():
             raise self._malformed("a node before its children")
         return children
 
     def _listed(self, nodes: Ints) -> Ints:
-        """Give all items of nodes that list them."""
+        """List the items of nodes that list items."""
         counts = self._numbers[nodes, 0]
         single = (counts == 1) & (nodes < self._items)
         lists = self._numbers[nodes[~single], 1:]
@@ -240,9 +244,9 @@ class IndexFile:
         return np.concatenate([nodes[single], listed])
 
     def _squares(self, items: Ints, direction: npt.NDArray[np.float64]) -> Floats:
-        """Compute squared distances, 2 where a vector has no direction.
+        """Compute squared distances, 2 if a vector is zero.
 
-        Not by a product of matrices, which rounds one row otherwise than another.
+        A matrix product would round equal vectors in different rows differently.
         """
         vectors = self._vectors[items].astype(np.float64)
         with np.errstate(all="ignore"):

@@ -9,13 +9,14 @@ import numpy as np
 
 from streamfile._arrays import Doubles
 from streamfile.errors import NoIndexError
+from streamfile.format.tables import APPROXIMATE, Format
 from streamfile.readers.contents import Contents
+from streamfile.readers.kept_blobs import keep_blob
+from streamfile.readers.per_version import PerVersion
 from streamfile.search.annoy_index import NeighbourIndex, open_index
 from streamfile.search.matrix import Matrix
 from vfs.cache.unfinished_file import KeptFile
-from vfs.forks import ForkLock
 
-TABLE = "magnitude_approx"
 MOST_SEARCHED = 2**31 - 1
 
 
@@ -25,15 +26,15 @@ class Opened:
 
     Attributes
     ----------
-    contents
-        Of that version.
+    format
+        What that version of the file says of itself.
     index
         To be searched.
     kept
-        The file that it is in, which stays while this does.
+        The file that the index is in, which stays while this object does.
     """
 
-    contents: Contents
+    format: Format
     index: NeighbourIndex
     kept: KeptFile
 
@@ -49,8 +50,7 @@ class Approximate:
 
     def __init__(self, matrix: Matrix) -> None:
         self._matrix = matrix
-        self._opened: Opened | None = None
-        self._lock = ForkLock()
+        self._opened: PerVersion[Opened] = PerVersion(matrix.reader)
 
     def check(self) -> None:
         """Tell at once where there is no index.
@@ -61,7 +61,7 @@ class Approximate:
             The file has none.
         """
         reader = self._matrix.reader
-        if not reader.format.approx:
+        if not reader.current().format.approx:
             raise NoIndexError(
                 f"{reader.name}: the file has no index of approximate neighbours: expected one "
                 "that was converted with the flag -a (a 'heavy' one); use most_similar, which "
@@ -99,8 +99,8 @@ class Approximate:
         """
         if topn == 0:
             return []
-        opened = self._open()
-        told = opened.contents.format
+        opened = self._opened.get_or_make(self._open)
+        told = opened.format
         n = told.max_duplicate_keys * ((told.size if topn is None else topn) + len(excluded))
         search_k = int(min(max(effort, 0.0), 1.0) * n * told.approx_trees)
         rows, distances = opened.index.search(
@@ -122,14 +122,9 @@ class Approximate:
 
     def close(self) -> None:
         """Let go of the index."""
-        self._opened = None
+        self._opened.take()
 
-    def _open(self) -> Opened:
-        with self._lock:
-            reader = self._matrix.reader
-            contents = reader.contents
-            if self._opened is None or self._opened.contents is not contents:
-                told, kept = contents.format, reader.blob_file(TABLE)
-                index = open_index(kept.path, told.dim, told.size, reader.name)
-                self._opened = Opened(contents, index, kept)
-            return self._opened
+    def _open(self, contents: Contents) -> Opened:
+        told, reader = contents.format, self._matrix.reader
+        kept = keep_blob(reader, APPROXIMATE)
+        return Opened(told, open_index(kept.path, told.dim, told.size, reader.name), kept)

@@ -1,7 +1,7 @@
-"""A compiled decoder of the usual leaf pages, where numba is installed (extra ``fast``).
+"""Compiled decoder of usual leaf pages, used if numba is installed (extra ``fast``).
 
-What it does not take (rows that overflow their page, integers of more than four bytes, all that is
-malformed) it refuses, and numpy decodes it.
+It refuses rows that overflow their page, integers of more than four bytes, and malformed pages.
+numpy code decodes such pages, or raises the error.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ LEAST_ROW = 4  # bytes of a row without its dimensions
 
 
 class CompiledDecoder:
-    """Decodes vectors of unit length.
+    """Decoder of vectors of unit length.
 
     Parameters
     ----------
     function
-        The machine code.
+        The compiled `KERNEL`.
     usable
-        Bytes of a page that may hold cells.
+        Usable size of a page in bytes.
     dim, precision
-        See `Format`.
+        Fields of `Format`.
     """
 
     def __init__(self, function: Callable[..., int], usable: int, dim: int, precision: int) -> None:
@@ -43,14 +43,14 @@ class CompiledDecoder:
         Parameters
         ----------
         data, starts
-            See `Pages.block`.
+            Pages from `Pages.block`.
         scratch
-            For the vectors.
+            Arrays for the vectors.
 
         Returns
         -------
         tuple or None
-            Row ids that follow each other, vectors and keys; None if anything is unusual.
+            Consecutive row ids, vectors and keys; None if a page is unusual or has no rows.
         """
         room = len(starts) * self._usable // (self._dim + LEAST_ROW)
         vectors = scratch.array("vectors", (room, self._dim), "f4")
@@ -67,7 +67,13 @@ class CompiledDecoder:
 
 
 def _read_varint(data: Any, at: int) -> tuple[int, int]:
-    """Decode a varint of up to eight bytes; a longer one gives -1."""
+    """Decode a varint of up to eight bytes.
+
+    Returns
+    -------
+    value, next
+        The value, -1 of a longer varint, and the offset behind it.
+    """
     value = 0
     for _ in range(8):
         byte = data[at]
@@ -92,7 +98,13 @@ def _decode_pages(
     begins: Any,
     ends: Any,
 ) -> int:
-    """Decode leaf pages, given as pointers: the number of rows, or -1 for anything unusual."""
+    """Decode leaf pages, given as pointers to arrays.
+
+    Returns
+    -------
+    int
+        Number of rows, -1 if a page is unusual.
+    """
     count = 0
     for page in range(pages):
         base = starts[page]
@@ -101,7 +113,7 @@ def _decode_pages(
         cells = data[base + 3] << 8 | data[base + 4]
         if 8 + 2 * cells > usable:
             return -1
-        edge = base + usable  # each cell ends where the one before it begins, or earlier
+        edge = base + usable  # each cell must end before the cell that precedes it begins
         for cell in range(cells):
             pointer = base + 8 + 2 * cell
             begin = base + (data[pointer] << 8 | data[pointer + 1])
@@ -148,7 +160,7 @@ def _decode_pages(
                 if constants and code >= 8:
                     vectors[out + column] = np.float32(code - 8)
                     continue
-                word = (  # one load of eight bytes
+                word = (  # LLVM joins the eight loads
                     data[value] << 56
                     | data[value + 1] << 48
                     | data[value + 2] << 40
@@ -160,7 +172,7 @@ def _decode_pages(
                 )
                 vectors[out + column] = np.float32(np.int64(word) >> np.int64(64 - 8 * code))
                 value += code
-            for column in range(out, out + dim):  # many at once, unlike those before it
+            for column in range(out, out + dim):  # LLVM vectorises this loop
                 vectors[column] /= scale
             edge = begin
             count += 1

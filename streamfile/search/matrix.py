@@ -11,14 +11,13 @@ import numpy as np
 from streamfile._arrays import Array, Bytes, Floats, Ints
 from streamfile.errors import FormatError
 from streamfile.readers.base import Reader
-from streamfile.readers.contents import Contents
+from streamfile.readers.per_version import PerVersion
 from streamfile.search.matrix_file import USUAL_KEY, InFile, InMemory, Stored, Target, load
 from streamfile.search.page_decoder import Block
 from streamfile.search.scan import plan_scan, scan
 from vfs.cache.kept_files import KeptFiles
 from vfs.cache.unfinished_file import KeptFile
 from vfs.errors import CacheDirectoryError, CacheSpaceError
-from vfs.forks import ForkLock
 
 NAME = "matrix.v1"
 LEAST_FILE = 8 << 20  # bytes
@@ -27,20 +26,17 @@ PART = 2000  # rows
 
 
 @dataclass(frozen=True)
-class Here:
-    """Rows that need not be read again, of one version of a file.
+class Kept:
+    """Rows that need not be read again.
 
     Attributes
     ----------
-    contents
-        Of that version.
     stored
         The rows.
     file
         What keeps them from being evicted; None for those in memory.
     """
 
-    contents: Contents
     stored: Stored
     file: KeptFile | InFile | None
 
@@ -60,8 +56,7 @@ class Matrix:
 
     def __init__(self, reader: Reader) -> None:
         self.reader = reader
-        self._kept: Here | None = None
-        self._lock = ForkLock()
+        self._kept: PerVersion[Kept] = PerVersion(reader)
 
     def check_cost(self, count: int) -> None:
         """Hold the cost of reading so many rows against the budgets.
@@ -110,7 +105,7 @@ class Matrix:
         return answer
 
     def pick(self, places: Ints, count: int) -> Iterator[tuple[list[str], Floats]]:
-        """Give the keys and vectors of some of the first rows: what is kept, few or many.
+        """Read the keys and vectors of some of the first rows: what is kept, few or many.
 
         Parameters
         ----------
@@ -142,31 +137,34 @@ class Matrix:
             rows = self.reader.rows(part + 1)
             if len(rows.rowids) < len(part):
                 raise FormatError(f"{self.reader.name}: malformed: a row is missing")
-            yield rows.keys(), rows.vectors(self.reader.format.precision, normalized=True)
+            yield rows.keys(), rows.vectors(self.reader.contents.format.precision, normalized=True)
 
     def close(self) -> None:
         """Wait until a file that was made has its name, and let go of the rows."""
-        kept, self._kept = self._kept, None
+        kept = self._kept.take()
         if kept is not None and isinstance(kept.file, InFile):
             kept.file.wait()
 
     def _keep(self, count: int) -> Stored | None:
         """Read rows to keep them, unless they are here already or too many."""
-        with self._lock:
-            if (here := self._find(count)) is not None:
-                return here.stored
-            contents = self.reader.contents
+        with self._kept.lock:
+            if (kept := self._find(count)) is not None:
+                return kept.stored
+            contents = self.reader.current()
             dim = contents.format.dim
-            self._kept = None
+            self._kept.take()  # before there are two
             target = self._target(count, dim)
             if isinstance(target, InFile) and not target.wanted:
                 target.wait()  # another process made it meanwhile
-                target = None if self._find(count) else self._in_memory(count, dim)
-            if target is not None:
-                stored = self._fill(target)
-                made = target if isinstance(target, InFile) else None
-                self._kept = Here(contents, stored, made)
-            return self._kept.stored if self._kept else None
+                if (kept := self._find(count)) is not None:
+                    return kept.stored
+                target = self._in_memory(count, dim)
+            if target is None:
+                return None
+            stored = self._fill(target)
+            made = target if isinstance(target, InFile) else None
+            self._kept.set(contents, Kept(stored, made))
+            return stored
 
     def _fill(self, target: Target) -> Stored:
         def take(block: Block) -> tuple[Bytes, Ints]:
@@ -196,13 +194,12 @@ class Matrix:
     def _file(self, count: int) -> tuple[KeptFiles | None, bytes | None]:
         return self.reader.kept(f"{NAME} {count}")
 
-    def _find(self, count: int) -> Here | None:
-        """Give rows that were kept by this object, or as a file."""
-        here = self._here(count)
-        told = self.reader.format
-        if here is not None or 4 * count * told.dim < LEAST_FILE:
-            return here
-        contents = self.reader.contents
+    def _find(self, count: int) -> Kept | None:
+        """Find rows that were kept by this object, or as a file."""
+        kept, contents = self._here(count), self.reader.current()
+        told = contents.format
+        if kept is not None or 4 * count * told.dim < LEAST_FILE:
+            return kept
         for rows in dict.fromkeys([told.size, count]):
             files, name = self._file(rows)
             file = files.get(name) if files is not None and name is not None else None
@@ -210,18 +207,17 @@ class Matrix:
                 continue
             stored = load(file, count, told.dim)
             if stored is not None:
-                self._kept = Here(contents, stored, file)
-                return self._kept
+                kept = Kept(stored, file)
+                self._kept.set(contents, kept)
+                return kept
             with suppress(OSError):  # damaged: it is to be made again
                 file.path.unlink()
         return None
 
-    def _here(self, count: int) -> Here | None:
-        """Give rows of this object, if they are enough and of the right version."""
-        kept = self._kept
-        if kept is None or kept.contents is not self.reader.contents:
-            return None
-        return kept if len(kept.stored.lengths) >= count else None
+    def _here(self, count: int) -> Kept | None:
+        """Return rows of this object, if they are enough and of the right version."""
+        kept = self._kept.get()
+        return kept if kept is not None and len(kept.stored.lengths) >= count else None
 
 
 def _lengths(vectors: Floats) -> Floats:

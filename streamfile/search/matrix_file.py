@@ -1,8 +1,8 @@
-"""Vectors, lengths and keys of a file's first rows, in memory or as a file that is mapped.
+"""Vectors, lengths and keys of a file's first rows, in memory or in a mapped file.
 
-Such a file has a header of 4,096 bytes (``HEADER``, then its checksum), and behind it the vectors
-(float32), the lengths (float32), where each key ends (int64) and the keys, each part from a
-multiple of 64 bytes on.
+The mapped file has a header of 4,096 bytes (``HEADER`` and its checksum). The vectors (float32),
+the lengths (float32), the ends of the keys (int64) and the keys follow. Each part begins at a
+multiple of 64 bytes.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ MAGIC = b"streamfile matrix 1\n"
 HEADER = struct.Struct("<20s4xQQQ")  # magic, rows, dim, bytes of keys
 BEGIN = 4096
 ALIGNMENT = 64
-USUAL_KEY = 80  # bytes, rather too many
+USUAL_KEY = 80  # bytes reserved for each key, more than most keys need
 
 
 @dataclass(frozen=True)
@@ -41,10 +41,10 @@ class Stored:
     Attributes
     ----------
     vectors, lengths
-        As stored for unit length, float32, shape (n, dim); and their lengths, which are 1 but for
-        rounding, shape (n,).
+        Stored vectors of unit length, float32, shape (n, dim), and their actual lengths, which
+        differ from 1 by rounding, float32, shape (n,).
     keys
-        Of the rows.
+        Keys of the rows.
     """
 
     vectors: Floats
@@ -53,12 +53,17 @@ class Stored:
 
 
 class Target:
-    """Takes rows, block by block.
+    """Collector of rows, to which a scan passes them block by block.
 
     Parameters
     ----------
     count, dim
-        How many rows, and their dimensions.
+        Number of rows, and of dimensions.
+
+    Attributes
+    ----------
+    lengths
+        Lengths of the vectors, float32, shape (count,), which the caller fills.
     """
 
     def __init__(self, count: int, dim: int) -> None:
@@ -69,21 +74,21 @@ class Target:
         self._taken = 0
 
     def put(self, first: int, vectors: Floats) -> None:
-        """Take vectors, in any order and from any thread."""
+        """Store vectors from row `first` on, in any order of calls and from any thread."""
         raise NotImplementedError
 
     def put_keys(self, keys: Bytes, sizes: Ints) -> None:
-        """Take the keys of the next rows, joined."""
+        """Store the joined keys of the next rows, and the length of each key in bytes."""
         self._sizes[self._taken : self._taken + len(sizes)] = sizes
         self._taken += len(sizes)
         self._keys.append(keys.tobytes())
 
     def finish(self) -> Stored:
-        """Give all rows."""
+        """Return all rows."""
         raise NotImplementedError
 
     def abandon(self) -> None:
-        """Forget all rows."""
+        """Release all rows, after an error."""
 
     def _joined(self) -> tuple[Bytes, Ints]:
         keys, self._keys = b"".join(self._keys), []
@@ -91,44 +96,44 @@ class Target:
 
 
 class InMemory(Target):
-    """Takes rows into memory."""
+    """Collector of rows in memory."""
 
     def __init__(self, count: int, dim: int) -> None:
         super().__init__(count, dim)
         self._vectors = np.empty((count, dim), np.float32)
 
     def put(self, first: int, vectors: Floats) -> None:
-        """Take vectors, as `Target.put`."""
+        """Store vectors, see `Target.put`."""
         self._vectors[first : first + len(vectors)] = vectors
 
     def finish(self) -> Stored:
-        """Give all rows, as `Target.finish`."""
+        """Return all rows, see `Target.finish`."""
         keys, ends = self._joined()
         return Stored(self._vectors, self.lengths, _keys(keys, ends))
 
 
 class InFile(Target):
-    """Takes rows into a file that will be kept.
+    """Collector of rows in a kept file.
 
-    The file gets its name in the background, once the disk has all of it; the rows are there
-    before that. An interpreter that exits waits for it.
+    A thread writes the file to disk and gives it its final name, while the rows can be used
+    already. The interpreter waits for this thread when it exits.
 
     Parameters
     ----------
     files, name
-        Where it is kept.
+        Kept files that the file belongs to, and its name.
     count, dim
-        How many rows, and their dimensions.
+        Number of rows, and of dimensions.
 
     Attributes
     ----------
     kept
-        The file, once it has its name.
+        The kept file, None before it has its final name.
 
     Raises
     ------
     vfs.CacheSpaceError
-        It does not fit.
+        The file does not fit.
     vfs.CacheDirectoryError
         The directory cannot be written.
     """
@@ -153,15 +158,15 @@ class InFile(Target):
 
     @property
     def wanted(self) -> bool:
-        """Whether no other process has made the same file meanwhile."""
+        """Whether the file must be written: no other process has made it meanwhile."""
         return self._part is not None
 
     def put(self, first: int, vectors: Floats) -> None:
-        """Take vectors, as `Target.put`."""
+        """Store vectors, see `Target.put`."""
         self._write(vectors, BEGIN + 4 * self.dim * first)
 
     def finish(self) -> Stored:
-        """Give all rows, as `Target.finish`."""
+        """Return all rows, see `Target.finish`."""
         assert self._part is not None
         keys, ends = self._joined()
         places = _layout(self.count, self.dim, len(keys))
@@ -178,12 +183,12 @@ class InFile(Target):
         return stored
 
     def abandon(self) -> None:
-        """Leave no file."""
+        """Stop writing, and remove the file."""
         self._ended.set()
         self._thread.join()
 
     def wait(self) -> None:
-        """Wait until the file has its name."""
+        """Wait until the file has its final name, or until that failed."""
         self._thread.join()
 
     def _keep(self, files: KeptFiles, name: bytes, size: int) -> None:
@@ -196,7 +201,7 @@ class InFile(Target):
             self._begun.set()
 
     def _lend(self, part: Part) -> None:
-        """Let the other thread write the file."""
+        """Let the thread that made this object write the file, and wait for it."""
         self._part = part
         self._begun.set()
         self._ended.wait()
@@ -212,7 +217,20 @@ class InFile(Target):
 
 
 def load(kept: KeptFile, count: int, dim: int) -> Stored | None:
-    """Map a kept file; None if it is not one of at least so many rows of that dimension."""
+    """Map a kept file.
+
+    Parameters
+    ----------
+    kept
+        The file.
+    count, dim
+        Least number of rows, and number of dimensions.
+
+    Returns
+    -------
+    Stored or None
+        None if the file is malformed, or has fewer rows or other dimensions.
+    """
     with kept.path.open("rb") as file:
         return _map(file.fileno(), count, dim)
 
@@ -221,7 +239,7 @@ def _map(file: int, count: int, dim: int) -> Stored | None:
     size = os.fstat(file).st_size
     if size < BEGIN:
         return None
-    # All of it is used at once: one call maps its pages faster than a fault for each of them.
+    # A product reads the whole file: one call maps its pages faster than a fault for each page.
     flags = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)
     view = memoryview(mmap.mmap(file, 0, flags=flags, prot=mmap.PROT_READ))
     header, digest = view[: HEADER.size], view[HEADER.size : HEADER.size + 8]
@@ -242,7 +260,7 @@ def _map(file: int, count: int, dim: int) -> Stored | None:
 
 
 def _layout(rows: int, dim: int, keys: int) -> list[int]:
-    """Tell where vectors, lengths, ends of keys and keys begin, and where the file ends."""
+    """Compute the offsets of vectors, lengths, ends of keys, keys, and of the file's end."""
     places = [BEGIN]
     for size in (4 * dim * rows, 4 * rows, 8 * rows):
         places.append(-(-(places[-1] + size) // ALIGNMENT) * ALIGNMENT)

@@ -1,4 +1,4 @@
-"""Leaf pages of the vectors' table to blocks of vectors and keys."""
+"""Decoder of leaf pages of the vectors' table to blocks of vectors and keys."""
 
 from __future__ import annotations
 
@@ -17,24 +17,26 @@ from streamfile.format.rows import VectorRows
 from streamfile.readers.base import Reader
 from streamfile.readers.contents import Contents
 from streamfile.search.compiled_decoder import KERNEL, CompiledDecoder
+from vfs.btree.scan_pages import pages_for_scan
 from vfs.btree.tree import VisitedMany
 from vfs.btree.walk import run
 
-LESS = 1 << 16  # values
+LESS = 1 << 16  # values of one step for threads that decode in turn
 
 
 @dataclass(frozen=True)
 class Block:
-    """Some rows of a scan.
+    """Consecutive rows of a scan.
 
     Attributes
     ----------
     first
-        The place of the first of them.
+        Position of the first row in the file, from 0.
     vectors
-        Of the rows, float32, shape (n, dim). The memory is used again for later blocks.
+        Vectors of the rows, float32, shape (n, dim). Later blocks of the same thread overwrite
+        this memory.
     keys
-        Of the rows.
+        Keys of the rows.
     """
 
     first: int
@@ -43,22 +45,22 @@ class Block:
 
 
 class Decoder:
-    """Decodes the batches of a scan, in any order and in several threads.
+    """Decoder of the batches of a scan, in any order and in several threads.
 
     Parameters
     ----------
     reader, contents
-        Of the file.
+        Reader of the file, and its contents.
     count
-        How many rows; those behind them are left out.
+        Number of rows to decode, from the first one on; later rows are left out.
     gap
-        Bytes between pages that are read on the way.
+        Greatest gap in bytes between two pages of one range, see `ScanPages`.
     normalized
-        Whether the vectors are wanted of unit length.
+        Whether the vectors have unit length, or their original length.
     in_turn
-        Whether threads take turns.
+        Whether only one thread at a time decodes.
     may_compile
-        Whether the scan is worth a compiled decoder.
+        Whether to use a compiled decoder if possible.
     """
 
     def __init__(
@@ -76,7 +78,7 @@ class Decoder:
         self._normalized = normalized
         self._visited = VisitedMany(contents.pages)
         self._threads = threading.local()
-        # Threads that wait for a server decode in turn, which takes less memory.
+        # Threads that read from a server decode in turn, which takes less memory.
         self._turn: AbstractContextManager[Any] = threading.Lock() if in_turn else nullcontext()
         self._shared = Scratch(LESS) if in_turn else None
         self._compiled: CompiledDecoder | None = None
@@ -91,11 +93,11 @@ class Decoder:
         Raises
         ------
         FormatError
-            A row that the format does not allow, or one that is missing.
+            A row is malformed or missing.
         vfs.VFSError
             See `vfs.errors`.
         """
-        pages = self._reader.scan_pages(self._gap)
+        pages = pages_for_scan(self._contents.pages, self._gap)
         data, starts = pages.block(batch)
         if not hasattr(self._threads, "scratch"):
             self._threads.scratch = Scratch()
@@ -121,7 +123,7 @@ class Decoder:
         return Block(int(rows.rowids[0]) - 1, vectors, rows.stored_keys.first(count))
 
     def _check(self, rowids: Ints) -> int:
-        """Refuse row ids that do not follow each other; give how many of them are wanted."""
+        """Check that row ids are consecutive, and return the number of wanted rows among them."""
         if not len(rowids):
             raise FormatError(f"{self._reader.name}: malformed: a leaf without rows")
         first, last = int(rowids[0]), int(rowids[-1])
@@ -134,5 +136,5 @@ class Decoder:
 
 
 def missing(name: str, rowid: int) -> FormatError:
-    """Make the error of a row that is not there."""
+    """Make the error for a missing row."""
     return FormatError(f"{name}: malformed: row {rowid} is missing")

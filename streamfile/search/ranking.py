@@ -1,4 +1,4 @@
-"""The best rows of a file by a score of their cosines with some vectors."""
+"""Ranking of the rows of a file by a score of their cosines with given vectors."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy.typing as npt
 from streamfile._arrays import Doubles, unit
 from streamfile.search.matrix import Matrix
 
-GROUP = 64  # scores
+GROUP = 64  # scores of each group
 
 Score = Callable[[npt.NDArray[Any], float], npt.NDArray[Any]]
 
@@ -28,50 +28,50 @@ def rank(
     excluded: Collection[str],
     fold: Callable[[str], str],
 ) -> list[tuple[str, float]]:
-    """Rank the first rows of a file.
+    """Rank the first rows of a file by score.
 
-    The cosines of all rows are rounded products; those of rows that may be among the best are
-    computed again in float64, so that equal vectors score the same wherever they are.
+    The cosines of all rows are computed in float32. The cosines of rows that may be among the best
+    are computed again in float64, so that equal vectors get equal scores in any row.
 
     Parameters
     ----------
     matrix
-        Of the file.
+        Matrix of the file.
     units
-        Vectors of unit length, shape (m, dim).
+        Vectors of unit length, float64, shape (m, dim).
     score
-        Makes scores, shape (n,), of cosines, shape (m, n), and of how far off they may be: with
-        a positive number an upper bound, with a negative one a lower bound.
+        Function of cosines, shape (m, n), and of their error, that returns scores, shape (n,). A
+        positive error gives an upper bound of the scores, a negative one a lower bound.
     count
-        How many rows.
+        Number of rows.
     shifted
-        Whether these bounds are the score itself and that number more or less.
+        Whether these bounds are the scores plus the error.
     topn
-        How many answers, None for all.
+        Greatest number of results, None for all.
     least
-        The lowest score of an answer.
+        Least score of a result, None for no limit.
     excluded
-        Folded keys that are no answers.
+        Folded keys that are left out.
     fold
-        Keys that it makes the same are one key.
+        Function that folds keys. Of rows with equal folded keys, only the best is a result.
 
     Returns
     -------
     list of (key, score)
-        The best first, and of equals the first in the file.
+        Results by falling score; rows with equal scores in the order of the file.
     """
     if topn == 0 or not count:
         return []
-    targets = units[:, : matrix.reader.format.dim]
+    targets = units[:, : matrix.reader.current().format.dim]
     cosines = matrix.cosines(targets, count)
     slack = 1e-6 + 1e-7 * targets.shape[1] ** 0.5
-    # A copy of all scores takes as long as a tenth of the product: the kernel gives its pages.
+    # With `shifted` the bounds need no copy of the scores, which would take a tenth of the time.
     scores, above = (score(cosines, 0.0), slack) if shifted else (score(cosines, slack), 0.0)
     groups = Groups(scores)
     wanted = count if topn is None else topn + len(excluded)
     while True:
         bar = -np.inf
-        if wanted < count:  # so many rows are certain to score as much
+        if wanted < count:  # at least `wanted` rows have this score or a higher one
             likely = groups.places(groups.nth_highest(wanted))
             bar = float(score(cosines[:, likely], -slack).min())
         if least is not None:
@@ -93,12 +93,12 @@ def rank(
 
 
 class Groups:
-    """Scores in groups, of which only those with a high best one are looked into.
+    """Scores in groups; a search skips the groups whose best score is low.
 
     Parameters
     ----------
     scores
-        Shape (n,).
+        Scores, shape (n,).
     """
 
     def __init__(self, scores: npt.NDArray[Any]) -> None:
@@ -108,12 +108,12 @@ class Groups:
         self._best = grouped.max(axis=0) if self._count else scores[:0]
 
     def nth_highest(self, n: int) -> float:
-        """Give a number that at least the `n` highest scores reach, and few others."""
+        """Return a number that at least the `n` highest scores reach, and few others."""
         scores = self._best if n < self._count else self._scores
         return float(np.partition(scores, len(scores) - n)[-n])
 
     def places(self, bar: float) -> npt.NDArray[np.int64]:
-        """Give the places of the scores that reach a number, rising."""
+        """List the rising positions of the scores of at least `bar`."""
         high = np.flatnonzero(self._best >= bar)
         if len(high) > self._count // 8:
             return np.flatnonzero(self._scores >= bar)
@@ -126,12 +126,12 @@ class Groups:
 def _rescore(
     matrix: Matrix, places: npt.NDArray[np.int64], targets: Doubles, count: int
 ) -> tuple[list[str], Doubles]:
-    """Give the keys of places, and their cosines with unit vectors, shape (m, n)."""
+    """Read the keys of rows, and compute their cosines with unit vectors, shape (m, n)."""
     keys: list[str] = []
     cosines = [np.empty((len(targets), 0))]
     for names, stored in matrix.pick(places, count):
         keys += names
         vectors = unit(stored.astype(np.float64))
-        # A product of matrices would round one row otherwise than another.
+        # A matrix product would round equal vectors in different rows differently.
         cosines.append(np.array([(vectors * target).sum(1) for target in targets]))
     return keys, np.concatenate(cosines, axis=1)

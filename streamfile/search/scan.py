@@ -1,66 +1,65 @@
-"""All rows of a file, in blocks: large reads, decoding in threads, memory bounded."""
+"""Scan of all rows of a file in blocks, by large reads and threads, in bounded memory."""
 
 from __future__ import annotations
 
-import contextlib
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from functools import partial
+from typing import TypeVar
 
 from streamfile._arrays import Ints
+from streamfile._progress import SHOW_AFTER, Progress
 from streamfile.readers.base import Reader
 from streamfile.readers.contents import Contents
 from streamfile.search.page_decoder import Block, Decoder, missing
 from vfs.btree.pages import RemotePages
-from vfs.btree.scan_pages import ScanPages
+from vfs.btree.scan_pages import ScanPages, pages_for_scan
 from vfs.workers import Workers
 
 T = TypeVar("T")
 R = TypeVar("R")
 
-BATCH = 1 << 20  # bytes of pages read and decoded at once
-LOCAL_FACTOR = 4  # threads contend less over fewer, longer operations
+BATCH = 1 << 20  # bytes of pages in a batch
+LOCAL_FACTOR = 4  # batches of a local file are larger: threads contend less over longer operations
 THREADS = 2  # for a local file
-STREAMS = 4  # batches on their way at once from a server
-LEAST_COMPILED = 32 << 20  # bytes of pages
-GAP = 16 << 10
-USUAL_VALUE = 5  # bytes of a stored value and its type, rather too many
-SHOW_AFTER = 1.0  # seconds
+STREAMS = 4  # batches that are read from a server in parallel
+LEAST_COMPILED = 32 << 20  # bytes of the smallest scan that uses a compiled decoder
+GAP = 16 << 10  # bytes
+USUAL_VALUE = 5  # bytes of a stored value and its serial type, an upper estimate
 
 
 def scan(
     reader: Reader, count: int, transform: Callable[[Block], T], *, normalized: bool = True
 ) -> Iterator[T]:
-    """Read the first rows of a file.
+    """Yield a function's results for all blocks of the first rows of a file.
 
-    A streamed scan is held against the budgets as a whole before its rows are asked for. One that
-    takes long shows its progress where standard error is a terminal.
+    The whole scan of a remote file is checked against the budgets before its rows are requested. A
+    long scan shows its progress if standard error is a terminal.
 
     Parameters
     ----------
     reader
-        Of the file.
+        Reader of the file.
     count
-        How many rows, at most as many as there are.
+        Number of rows, at most the number of rows in the file.
     transform
-        Makes of each block of rows what is wanted, in threads of its own.
+        Function of a block of rows, called in other threads.
     normalized
-        Whether the vectors are wanted of unit length, or of their original one.
+        Whether the vectors have unit length, or their original length.
 
     Yields
     ------
     object
-        What `transform` gave for each block, in the order of places.
+        Result of `transform` for each block, in the order of the rows.
 
     Raises
     ------
     FormatError
-        A row that is missing, or that the format does not allow.
+        A row is malformed or missing.
     vfs.BudgetError
-        The scan as a whole would pass a budget.
+        The whole scan would exceed a budget.
     vfs.VFSError
         See `vfs.errors`.
     """
@@ -78,7 +77,8 @@ def scan(
         gap=plan.gap,
         normalized=normalized,
         in_turn=bool(requests),
-        may_compile=not requests and sum(costs) >= LEAST_COMPILED,  # numpy outruns networks
+        # numpy code decodes faster than a network delivers.
+        may_compile=not requests and sum(costs) >= LEAST_COMPILED,
     )
 
     def work(batch: Ints) -> tuple[int, int, T]:
@@ -86,33 +86,33 @@ def scan(
         return block.first, block.first + len(block.vectors), transform(block)
 
     results = _in_order(work, plan.batches, STREAMS if requests else THREADS)
-    bar = _Bar(f"{requests:,} requests" if requests else "scan", sum(costs))
+    title = f"{requests:,} requests" if requests else "scan"
     expected = 0
-    with contextlib.closing(bar):
+    with Progress(title, sum(costs), delay=SHOW_AFTER) as bar:
         for cost, (first, end, result) in zip(costs, results, strict=True):
             if first != expected:
                 raise missing(reader.name, expected + 1)
             expected = end
             yield result
-            bar.advance(cost)
+            bar.update(cost)
     if expected < count:
         raise missing(reader.name, expected + 1)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a scan reads.
+    """The reads of a scan.
 
     Attributes
     ----------
     contents
-        Of the version of the file that is read.
+        Contents of the version of the file that is read.
     batches
-        Leaf pages, those read at once together.
+        Leaf page numbers of each batch.
     ranges
-        The byte ranges that hold each batch, a request each; empty for a local file.
+        (start, end) byte ranges of each batch, one request for each range; none for a local file.
     gap
-        Bytes between pages that are read on the way.
+        Greatest gap in bytes between two pages of one range, see `ScanPages`.
     """
 
     contents: Contents
@@ -122,16 +122,18 @@ class Plan:
 
 
 def plan_scan(reader: Reader, count: int) -> Plan:
-    """Plan a scan of the first rows, and hold its cost against the budgets.
+    """Plan a scan of the first rows, and check its cost against the budgets.
 
     Raises
     ------
     vfs.BudgetError
-        The scan as a whole would pass a budget. No row was asked for, only interior pages.
+        The whole scan would exceed a budget. Only interior pages were requested, no rows.
     """
-    reader.budget.check(reader.name, [(0, count * (reader.assumed.dim + 1))])  # the least it can be
-    contents = reader.contents
-    leaves = reader.leaves(count)
+    # The least possible cost, before interior pages are requested.
+    least = count * (reader.contents.format.dim + 1)
+    reader.budget.check(reader.name, [(0, least)])
+    contents = reader.current()
+    leaves = reader.run(lambda contents: contents.table.leaves(count))
     size = contents.pages.layout.page_size
     row = USUAL_VALUE * contents.format.dim
     overflow = max(0, -(-count // len(leaves)) * row - size)
@@ -139,72 +141,27 @@ def plan_scan(reader: Reader, count: int) -> Plan:
     step = max(1, batch // (size + overflow))
     batches = [leaves[at : at + step] for at in range(0, len(leaves), step)]
     gap = GAP + overflow
-    pages = reader.scan_pages(gap)
+    pages = pages_for_scan(contents.pages, gap)
     ranges = [pages.ranges(b.tolist()) if isinstance(pages, ScanPages) else [] for b in batches]
     reader.budget.check(reader.name, [one for some in ranges for one in some])
     return Plan(contents, batches, ranges, gap)
 
 
-class _Bar:
-    """A progress bar, which nothing is done for before it is time to show it."""
-
-    def __init__(self, title: str, total: int) -> None:
-        self._title, self._total, self._done = title, total, 0
-        self._due = time.monotonic() + SHOW_AFTER
-        self._bar: Any = None
-
-    def advance(self, cost: int) -> None:
-        self._done += cost
-        if self._bar is not None:
-            self._bar.update(cost)
-        elif time.monotonic() > self._due:
-            from tqdm import tqdm
-
-            self._bar = tqdm(
-                desc=self._title,
-                total=self._total,
-                initial=self._done,
-                unit="B",
-                unit_scale=True,
-                disable=None,
-            )
-
-    def close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-
-
 def _in_order(function: Callable[[T], R], items: Sequence[T], threads: int) -> Iterator[R]:
-    """Apply a function in so many threads, a few items ahead of the caller.
+    """Yield a function's results in order, computed by threads a few items ahead of the caller.
 
-    When the caller stops, by an error or an interrupt, nothing more is begun.
+    After an error or an interrupt of the caller, no further item is begun.
     """
     workers = Workers(threads)
-    stopped = False
-
-    def begin(item: T) -> Future[R]:
-        future: Future[R] = Future()
-
-        def task() -> None:
-            if stopped:
-                return
-            try:
-                future.set_result(function(item))
-            except BaseException as failure:  # noqa: BLE001 - raised again in the caller
-                future.set_exception(failure)
-
-        workers.start(task)
-        return future
-
     pending: deque[Future[R]] = deque()
-    waiting = iter(items)
     try:
-        for item in waiting:
-            pending.append(begin(item))
+        for item in items:
+            pending.append(workers.submit(partial(function, item)))
             if len(pending) > threads:
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
     finally:
-        stopped = True
+        for future in pending:
+            future.cancel()
         workers.close()

@@ -1,4 +1,4 @@
-"""What makes, describes and lays out files: convert, repack, route, info.
+"""Tools that make and describe files: convert, repack, route, info.
 
-It may import write, inputs, readers, elmo and the wings below them.
+This package may import write, inputs, readers, elmo, and the packages that these may import.
 """

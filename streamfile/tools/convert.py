@@ -1,4 +1,4 @@
-"""Vector files to ``.magnitude`` files."""
+"""Conversion of vector files to ``.magnitude`` files."""
 
 from __future__ import annotations
 
@@ -22,17 +22,19 @@ ZIPPED = ".gz"
 
 @dataclass(frozen=True)
 class Converted:
-    """What became of a file.
+    """Result of the conversion of a file.
 
     Attributes
     ----------
     path
-        Of the ``.magnitude`` file.
+        Path of the ``.magnitude`` file.
     rows, dim
-        Vectors, and the dimensions of each.
+        Number of vectors, and of dimensions of each vector.
     encoding_errors
-        Keys that were no UTF-8: what is wrong in them was replaced.
+        Number of keys that were not UTF-8, and in which U+FFFD replaces the malformed bytes.
     """
+
+    __module__ = "streamfile"
 
     path: Path
     rows: int
@@ -53,30 +55,32 @@ def convert(
     force: bool = False,
     log: bool = True,
 ) -> list[Converted]:
-    """Make ``.magnitude`` files, laid out for streaming, of vector files or ELMo models.
+    """Convert vector files or ELMo models to ``.magnitude`` files, laid out for streaming.
 
     Parameters
     ----------
     source : str or os.PathLike
-        word2vec text (``.txt``) or binary (``.bin``), GloVe (``.txt``), fastText (``.vec``), any
-        of them compressed by gzip (``.gz``), ELMo weights (``.hdf5``, with the options beside
-        them: ``X_options.json`` for ``X_weights.hdf5``, else ``X.json``), or a directory with such
-        files.
+        Path of a file of word2vec (text, ``.txt``, or binary, ``.bin``), GloVe (``.txt``) or
+        fastText (``.vec``), which may be compressed by gzip (``.gz``); of ELMo weights
+        (``.hdf5``); or of a directory with such files. The options of ELMo weights are beside
+        them: ``X_options.json`` for ``X_weights.hdf5``, else ``X.json``.
     output : str or os.PathLike
-        The file to write, a directory if the source is one.
+        Path of the output file, or of an output directory if the source is a directory.
     precision : int
-        Decimal places kept of each component of the unit vectors, 1 to 9.
+        Number of stored decimal places of each component of the unit vectors, 1 to 9.
     subword : bool
-        Whether keys outside the file will find similar ones by their n-grams (medium files).
+        Whether to add an index of n-grams, by which keys outside the file get vectors of similar
+        keys (medium files).
     ngrams : tuple of int
-        Characters in the shortest n-grams, and in the longest.
+        Number of characters in the shortest and in the longest n-grams.
     approx : bool
         Whether to add an index for `most_similar_approx` (heavy files; needs the extra ``annoy``).
     trees : int, optional
-        Of that index. Default: 50, and as many more as the file has more than 3,000,000 rows.
+        Number of trees in that index. Default: 50, or one per 60,000 rows in a file of more than
+        3,000,000 rows.
     vocab : str or os.PathLike, optional
-        Of an ELMo model: keys that get stored vectors, each made of a sentence of that one word.
-        A ``.magnitude`` file, or text with a key a line.
+        Keys that get stored vectors from an ELMo model, each vector from a sentence of this one
+        word. The path of a ``.magnitude`` file, or of a text with one key in each line.
     force : bool
         Whether to replace files that exist.
     log : bool
@@ -85,27 +89,27 @@ def convert(
     Returns
     -------
     list of Converted
-        One for each file.
+        The result of each file.
 
     Raises
     ------
     FormatError
-        An input that is damaged or of another format; it says where.
+        An input is damaged or of another format; the message tells the place.
     PathError, ExistsError, ArgumentError
-        No such input; an output that exists; an argument that cannot be.
+        The input does not exist; the output exists; an argument has an impossible value.
     ImportError
-        An extra that it takes is not installed.
+        An extra that the conversion needs is not installed.
     OSError
-        The output cannot be written, or the disk is full. No half-made file is left.
+        The output cannot be written, or the disk is full. No incomplete file is left.
 
     Notes
     -----
-    Memory is bounded whatever the size of the input, but for about 30 bytes a row. Equal inputs
-    give equal files; with an approximate index, files that differ in that.
+    Memory is bounded, except for about 30 bytes per row. Equal inputs give equal files, except for
+    the index of approximate neighbours.
     """
     how = Conversion(precision, subword, ngrams, approx, trees, log)
     if approx:
-        import_annoy()  # or fail now, not after the vectors
+        import_annoy()  # a missing extra is an error now, not after the vectors are written
     jobs = _jobs(Path(source), Path(output))
     return [_convert(one, target, how, vocab, force=force) for one, target in jobs]
 
@@ -133,7 +137,7 @@ def _jobs(source: Path, output: Path) -> list[tuple[Path, Path]]:
 
 
 def _stem(path: Path) -> str | None:
-    """Give a file's name without what tells its format; None if it is none of these."""
+    """Return a file's name without its format's suffixes, None if it has no known suffix."""
     zipped = path.suffix.lower() == ZIPPED
     plain = Path(path.stem if zipped else path.name)
     known = plain.suffix.lower() in (VECTORS if zipped else INPUTS)

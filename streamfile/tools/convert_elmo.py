@@ -1,4 +1,4 @@
-"""ELMo models to ``.magnitude`` files."""
+"""Conversion of ELMo models to ``.magnitude`` files."""
 
 from __future__ import annotations
 
@@ -10,41 +10,41 @@ from pathlib import Path
 import numpy as np
 
 from streamfile.errors import FormatError, PathError
+from streamfile.format.tables import ELMO_OPTIONS, ELMO_WEIGHTS
 from streamfile.inputs.base import shown
 from streamfile.inputs.open import Batch
+from streamfile.readers.local import LocalReader
 from streamfile.write.database import Builder
 from streamfile.write.lz4_rows import frame_rows
 from streamfile.write.magnitude_file import Conversion, write_vectors
 
-WORDS = 1024  # that are embedded at once
-META = {
-    "magnitude_meta_1": "CREATE TABLE magnitude_meta_1 (meta_file BLOB)",
-    "magnitude_meta_2": "CREATE TABLE magnitude_meta_2 (meta_file BLOB)",
-}
+WORDS = 1024  # words of a batch
+META = {name: f"CREATE TABLE {name} (meta_file BLOB)" for name in (ELMO_WEIGHTS, ELMO_OPTIONS)}
 
 
 def write_elmo(
     path: Path, weights: Path, vocab: str | os.PathLike[str] | None, how: Conversion
 ) -> tuple[int, int]:
-    """Write the file of an ELMo model.
+    """Write the ``.magnitude`` file of an ELMo model.
 
     Parameters
     ----------
     path
-        To write to.
+        Path of the output.
     weights
-        HDF5; the options are beside it.
+        Path of the weights, an HDF5 file; the options are beside it, see `options_of`.
     vocab, how
-        See `streamfile.convert`.
+        Vocabulary and options, see `streamfile.convert`.
 
     Returns
     -------
     rows, dim
+        Number of rows, and of dimensions.
 
     Raises
     ------
     PathError
-        The options, or the vocabulary, are missing.
+        The options or the vocabulary do not exist.
     FormatError
         Options and weights do not fit each other.
     ImportError
@@ -61,12 +61,12 @@ def write_elmo(
 
 
 def options_of(weights: Path) -> Path:
-    """Find the options of weights.
+    """Return the path of the options that belong to weights.
 
     Raises
     ------
     PathError
-        They are not beside them.
+        There is no options file beside the weights.
     """
     stem = weights.name[: -len(weights.suffix)]
     name = stem.removesuffix("_weights")
@@ -77,23 +77,22 @@ def options_of(weights: Path) -> Path:
 
 
 def read_keys(vocab: Path) -> Iterator[str]:
-    """Read the keys of a ``.magnitude`` file, or the lines of a text.
+    """Yield the keys of a ``.magnitude`` file, or the lines of a text.
 
     Raises
     ------
     PathError
-        There is no such file.
+        The file does not exist.
     FormatError
-        A text that is no UTF-8.
+        A line of the text is not UTF-8.
     """
-    from streamfile import Magnitude
-
     if not vocab.is_file():
         raise PathError(f"{vocab}: no such file: expected keys to give vectors to")
     if vocab.suffix.lower() == ".magnitude":
-        with closing(Magnitude(vocab)) as known:
-            for at in range(0, len(known), WORDS):
-                yield from (key for key, _ in known[at : at + WORDS])
+        with closing(LocalReader(str(vocab))) as known:
+            size = known.contents.format.size
+            for at in range(0, size, WORDS):
+                yield from known.rows(np.arange(at, min(at + WORDS, size)) + 1).keys()
         return
     with vocab.open("rb") as lines:
         for number, line in enumerate(lines, 1):
@@ -107,7 +106,7 @@ def read_keys(vocab: Path) -> Iterator[str]:
 
 
 class _Words:
-    """Vectors of words, each in a sentence of its own."""
+    """Source of words and their vectors, each word in a sentence of its own."""
 
     unit = " keys"
 

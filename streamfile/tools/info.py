@@ -1,4 +1,4 @@
-"""What a ``.magnitude`` file is, for people."""
+"""Description of a ``.magnitude`` file for people."""
 
 from __future__ import annotations
 
@@ -7,15 +7,20 @@ from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
-from streamfile.errors import PathError
 from streamfile.format.schema import read_schema
-from streamfile.format.tables import BLOBS
-from streamfile.readers.base import Reader
-from streamfile.readers.local import LocalReader
-from streamfile.readers.remote import RemoteReader
+from streamfile.format.tables import (
+    APPROXIMATE,
+    BLOBS,
+    ELMO_OPTIONS,
+    ELMO_WEIGHTS,
+    KEY_LENGTHS,
+    SUBWORDS,
+    VECTORS,
+)
+from streamfile.readers.contents import Contents
+from streamfile.readers.open import open_reader
 from vfs.btree.blobs import BlobTable
 from vfs.btree.index import Index
 from vfs.btree.pages import Pages
@@ -24,37 +29,38 @@ from vfs.btree.walk import run
 from vfs.btree.whole_trees import is_index
 
 PARTS = {
-    "magnitude": "vectors",
-    "magnitude_approx": "approximate index",
-    "magnitude_meta_1": "ELMo weights",
-    "magnitude_meta_2": "ELMo options",
-    "magnitude_key_lengths": "key lengths",
+    VECTORS: "vectors",
+    APPROXIMATE: "approximate index",
+    ELMO_WEIGHTS: "ELMo weights",
+    ELMO_OPTIONS: "ELMo options",
+    KEY_LENGTHS: "key lengths",
 }
-FULLTEXT = "magnitude_subword"
 OTHER = "schema, facts, router"
 
 
 @dataclass(frozen=True)
 class Info:
-    """What a file is.
+    """Description of a ``.magnitude`` file.
 
     Attributes
     ----------
     name
-        Path or URL.
+        Path or URL of the file.
     size, page_size
-        Bytes.
+        Length of the file, and of a page, in bytes.
     rows, dim, precision
-        Vectors, dimensions, decimal places.
+        Number of vectors, of dimensions, and of stored decimal places.
     flavour
         ``light``, ``medium`` or ``heavy``.
     elmo
-        Whether it holds an ELMo model.
+        Whether the file contains an ELMo model.
     streaming
-        Whether it is laid out for streaming.
+        Whether the file is laid out for streaming.
     parts
-        Bytes of each part, about.
+        Estimated number of bytes of each part, by name.
     """
+
+    __module__ = "streamfile"
 
     name: str
     size: int
@@ -68,7 +74,7 @@ class Info:
     parts: Mapping[str, int]
 
     def lines(self) -> list[str]:
-        """Put it into words."""
+        """Return the description as lines of text."""
         kind = "ELMo, " if self.elmo else ""
         layout = "for streaming" if self.streaming else "original; streamfile repack changes it"
         return [
@@ -81,29 +87,25 @@ class Info:
 
 
 def info(source: str | os.PathLike[str], **options: Any) -> Info:
-    """Tell what a ``.magnitude`` file is, without reading much of it.
+    """Describe a ``.magnitude`` file, from a small part of it.
 
     Parameters
     ----------
     source : str or os.PathLike
-        A path, or a URL, which takes two round trips.
+        Path or URL of the file. A URL takes two round trips.
     **options
-        For a URL: see `vfs.open`.
+        Options for a URL, see `vfs.open`.
 
     Raises
     ------
     FormatError, vfs.VFSError
-        It is no ``.magnitude`` file, is damaged, or cannot be reached.
+        The file is no ``.magnitude`` file, is damaged, or cannot be reached.
     PathError
-        There is no such file.
+        The file does not exist.
     """
-    name = os.fspath(source)
-    remote = name.lower().startswith(("http://", "https://"))
-    if not remote and not Path(name).is_file():
-        raise PathError(f"{name}: no such file; expected a .magnitude file or the URL of one")
-    reader = RemoteReader(name, **options) if remote else LocalReader(name)
-    with closing(reader):
-        told, layout = reader.format, reader.contents.pages.layout
+    with closing(open_reader(source, **options)) as reader:
+        contents = reader.current()
+        told, layout = contents.format, contents.pages.layout
         return Info(
             name=reader.name,
             size=layout.page_count * layout.page_size,
@@ -114,24 +116,23 @@ def info(source: str | os.PathLike[str], **options: Any) -> Info:
             flavour="heavy" if told.approx else "medium" if told.segments_root else "light",
             elmo=told.elmo,
             streaming=told.router_root > 0,
-            parts=_parts(reader),
+            parts=_parts(contents),
         )
 
 
-def _parts(reader: Reader) -> dict[str, int]:
-    """Estimate the bytes of each part from the pages that its roots point to."""
-    contents = reader.contents
+def _parts(contents: Contents) -> dict[str, int]:
+    """Estimate the bytes of each part, from root pages and the pages that they point to."""
     pages, told = contents.pages, contents.format
     schema = [row for row in read_schema(pages) if row[3]]
     pages.read({row[3] for row in schema}, opening=True)  # in one wave
-    # Leaves come before the pages that point to them in the one layout; in the other one behind,
-    # but for the first ones.
+    # In the layout for streaming, leaves come before the interior pages that point to them. In the
+    # original layout, all but the first leaves come behind them.
     behind = not told.router_root
-    found = {1: (OTHER, behind)}  # pages: their parts, and whether what is behind them is too
+    found = {1: (OTHER, behind)}  # by page: its part, and whether the next pages are of the part
     begins: list[tuple[int, int, str]] = []
     for kind, name, _, root, _ in schema:
         part = PARTS.get(name, OTHER)
-        if FULLTEXT in name:
+        if SUBWORDS in name:
             part = "n-grams"
         elif kind == "index":
             part = "index on keys" if root == told.index_root else "other indexes"
@@ -140,7 +141,7 @@ def _parts(reader: Reader) -> dict[str, int]:
         if behind and len(below) > 1:
             stride = (below[-1] - below[1]) // max(1, len(below) - 2)  # the first two are adjacent
             begins.append((below[0], below[0] if name in BLOBS else stride, part))
-    roots = {row[3] for row in schema}  # together, and before all else, once compact
+    roots = {row[3] for row in schema}  # at the beginning of a file that SQLite has vacuumed
     for first, most, part in begins:
         before = max((page for page in found if page < first), default=0)
         least = before if before in roots else first - most - 1
@@ -155,7 +156,7 @@ def _parts(reader: Reader) -> dict[str, int]:
 
 
 def _below(pages: Pages, name: str, root: int) -> list[int]:
-    """List pages that a root points to."""
+    """List the pages that a root points to; for a table of blobs, the ends of its chains."""
     index = is_index(pages, root)
     tree = Index(pages, root, fold=bytes) if index else Table(pages, root)
     run(pages, tree.touch(), opening=True)

@@ -1,4 +1,4 @@
-"""Existing files, laid out for streaming."""
+"""Copies of existing ``.magnitude`` files, laid out for streaming."""
 
 from __future__ import annotations
 
@@ -13,12 +13,21 @@ from typing import Any
 
 import numpy as np
 
-from streamfile._progress import progress
+from streamfile._progress import Progress
 from streamfile.errors import FormatError, PathError
 from streamfile.format.key_lengths import LONGEST
 from streamfile.format.rows import VectorRows
 from streamfile.format.schema import SchemaRow, read_schema
-from streamfile.format.tables import BLOBS, KEY_LENGTHS, ROUTER, Format, read_format
+from streamfile.format.tables import (
+    BLOBS,
+    BLOCKS,
+    FACTS,
+    KEY_LENGTHS,
+    ROUTER,
+    SEGMENTS,
+    Format,
+    read_format,
+)
 from streamfile.fts3.doclists import merged
 from streamfile.fts3.segment_reader import read_segments
 from streamfile.fts3.segment_writer import Segment, largest_block
@@ -26,7 +35,7 @@ from streamfile.write.check import check
 from streamfile.write.database import Builder
 from streamfile.write.output import unfinished
 from streamfile.write.streaming_front import SCHEMA, reserve_for, write_front
-from streamfile.write.subwords import SEGDIR, SEGDIR_INDEX, SEGMENTS, write_segment
+from streamfile.write.subwords import SEGMENTS_INDEX, write_segment
 from vfs.btree.blobs import Blob, BlobTable, read_blobs
 from vfs.btree.pages import LocalPages
 from vfs.btree.record import decode_record
@@ -34,9 +43,8 @@ from vfs.btree.table import Rows, Table
 from vfs.btree.walk import run
 from vfs.btree.whole_trees import is_index, read_entries, read_rows
 
-FRONT = "magnitude_format"
-MADE = (ROUTER, KEY_LENGTHS)  # anew
-FULLTEXT = (SEGDIR, SEGDIR_INDEX, SEGMENTS)
+MADE = (ROUTER, KEY_LENGTHS)  # tables that are made anew, not copied
+FULLTEXT = (SEGMENTS, SEGMENTS_INDEX, BLOCKS)
 SAMPLES = 10
 
 
@@ -48,30 +56,30 @@ def repack(
     force: bool = False,
     log: bool = True,
 ) -> None:
-    """Lay an existing ``.magnitude`` file out for streaming.
+    """Copy an existing ``.magnitude`` file to one that is laid out for streaming.
 
-    The new file is the same database: the same tables, rows and row ids; the full-text index holds
-    the same in one segment, and two small tables are added that no other library asks for.
+    The copy has the same tables, rows and row ids. Its full-text index has the same content in one
+    segment. Two small tables are added, which other libraries ignore.
 
     Parameters
     ----------
     source : str or os.PathLike
-        The file, on this machine.
+        Path of the file, on this machine.
     output : str or os.PathLike
-        Where to write the new one, which takes about as much space, and nothing beside it.
+        Path of the copy, which takes about as much disk space as the source.
     verify : bool
         Whether to compare every row of both files afterwards.
     force : bool
-        Whether to replace an output that exists.
+        Whether to replace an existing output.
     log : bool
         Whether to show progress, on a terminal.
 
     Raises
     ------
     FormatError, vfs.DatabaseError
-        The source is no ``.magnitude`` file, or damaged.
+        The source is no ``.magnitude`` file, or is damaged.
     PathError, ExistsError
-        There is no such source; the output exists.
+        The source does not exist; the output exists.
     OSError
         The output cannot be written, or the disk is full.
     """
@@ -81,7 +89,7 @@ def repack(
     pages = LocalPages(source)
     told = read_format(pages)
     with unfinished(target, force=force) as path:
-        with progress(source.name, told.size, unit=" rows", log=log) as bar:
+        with Progress(source.name, told.size, unit=" rows", log=log) as bar:
             samples = _write(pages, told, path, bar)
         check(path, told.size, samples)
         if verify:
@@ -89,12 +97,15 @@ def repack(
 
 
 def compare(first: LocalPages, second: LocalPages) -> None:
-    """Compare all tables and indexes of two files, but for those that only the layout has.
+    """Compare all tables and indexes of two files, except the router.
+
+    The full-text indexes are compared by their merged terms. The key lengths of the second file
+    are compared with its keys.
 
     Raises
     ------
     FormatError
-        The first difference.
+        The files differ; the message tells the first difference.
     """
     mine, theirs = (
         {row[1]: row for row in read_schema(pages) if row[1] not in MADE}
@@ -127,7 +138,7 @@ def compare(first: LocalPages, second: LocalPages) -> None:
 
 
 def _write(pages: LocalPages, told: Format, path: Path, bar: Any) -> dict[int, bytes]:
-    """Write the new file, and give some rows that it must have."""
+    """Write the copy, and return sample records by row id, for `check`."""
     schema = read_schema(pages)
     names = {row[3]: row[1] for row in schema}
     reserve = reserve_for(told.size, told.dim, subword=bool(told.segments_root))
@@ -135,10 +146,10 @@ def _write(pages: LocalPages, told: Format, path: Path, bar: Any) -> dict[int, b
     size = SCHEMA + sum(len(sql or "") for *_, sql in schema)
     page_size = pages.layout.page_size
     with closing(Builder(path, page_size=page_size, schema=size, reserve=reserve)) as builder:
-        front = [row for row in schema if row[1] == FRONT]
+        front = [row for row in schema if row[1] == FACTS]
         rows = sorted(schema, key=lambda row: (_place(row, told), row[0] == "index"))
         for kind, name, table, root, sql in rows:
-            if name in (*MADE, *FULLTEXT, FRONT):
+            if name in (*MADE, *FULLTEXT, FACTS):
                 continue
             if not root:
                 builder.note(kind, name, table, root, sql)
@@ -161,7 +172,7 @@ def _write(pages: LocalPages, told: Format, path: Path, bar: Any) -> dict[int, b
 
 
 class _Rows:
-    """The rows of the vectors' table, and what is to be known of them."""
+    """Reader of the vectors' table, which keeps the lengths of the keys and some records."""
 
     def __init__(self, pages: LocalPages, told: Format) -> None:
         self._pages, self._format = pages, told
@@ -187,7 +198,7 @@ def _counted(batches: Iterator[Rows], bar: Any) -> Iterator[Rows]:
 
 
 def _place(row: SchemaRow, told: Format) -> int:
-    """Order what is written: vectors, the index on keys, all else, blobs."""
+    """Return the place of a table or index in the copy: vectors, key index, others, blobs."""
     if row[1] in BLOBS:
         return 3
     return {told.table_root: 0, told.index_root: 1}.get(row[3], 2)

@@ -1,4 +1,4 @@
-"""Making sidecars."""
+"""Writer of sidecars."""
 
 from __future__ import annotations
 
@@ -8,10 +8,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, cast
 
-from streamfile.errors import PathError
-from streamfile.readers.base import Reader
 from streamfile.readers.contents import Contents
-from streamfile.readers.local import LocalReader
+from streamfile.readers.open import open_reader
 from streamfile.readers.remote import RemoteReader
 from streamfile.readers.sidecar import HEAD, Route, digest
 from streamfile.write.output import unfinished
@@ -24,63 +22,58 @@ from vfs.router.router import pack
 def route(
     source: str | os.PathLike[str], output: str | os.PathLike[str], *, force: bool = False
 ) -> int:
-    """Make the sidecar of a file that cannot be laid out anew, such as somebody else's on the web.
+    """Write the sidecar of a ``.magnitude`` file that cannot be replaced by a repacked one.
 
     Parameters
     ----------
     source : str or os.PathLike
-        URL or path of a ``.magnitude`` file. Of a remote file only interior pages are read.
+        URL or path of the file. Of a remote file, only interior pages and small tables are read.
     output : str or os.PathLike
-        What to write, to be given as `Magnitude`'s ``route``; its usual name is the file's and
-        ``.route``.
+        Path of the sidecar, for the argument ``route`` of `Magnitude`. Its usual name is the name
+        of the file and ``.route``.
     force : bool
-        Whether to replace an output that exists.
+        Whether to replace an existing output.
 
     Returns
     -------
     int
-        Its size in bytes.
+        Length of the sidecar in bytes.
 
     Raises
     ------
     FormatError, vfs.VFSError
         The source is no ``.magnitude`` file, is damaged, or cannot be reached.
     PathError, ExistsError
-        There is no such source; the output exists.
+        The source does not exist; the output exists.
     OSError
         The output cannot be written.
     """
-    name = os.fspath(source)
-    remote = name.lower().startswith(("http://", "https://"))
-    if not remote and not Path(name).is_file():
-        raise PathError(f"{name}: no such file; expected a .magnitude file or the URL of one")
-    with unfinished(Path(output), force=force) as path:
-        reader = RemoteReader(name) if remote else LocalReader(name)
-        with closing(reader):
-            if isinstance(reader, RemoteReader):
-                identity, head = reader.file.identity, reader.file.read(0, HEAD)
-                made = _of(reader, identity.size, identity.etag, head)
-            else:
-                with Path(name).open("rb") as file:
-                    made = _of(reader, os.fstat(file.fileno()).st_size, None, file.read(HEAD))
+    with closing(open_reader(source)) as reader, unfinished(Path(output), force=force) as path:
+        current = reader.current()
+        if isinstance(reader, RemoteReader):
+            identity, head = reader.file.identity, reader.file.read(0, HEAD)
+            made = _of(current, identity.size, identity.etag, head)
+        else:
+            with Path(reader.name).open("rb") as file:
+                made = _of(current, os.fstat(file.fileno()).st_size, None, file.read(HEAD))
         return path.write_bytes(made.pack())
 
 
-def _of(reader: Reader, size: int, etag: str | None, head: bytes) -> Route:
-    pages = _Recorder(reader.contents.pages)
-    contents = Contents.of(cast("Any", pages), reader.contents.version)
+def _of(current: Contents, size: int, etag: str | None, head: bytes) -> Route:
+    pages = _Recorder(current.pages)
+    contents = Contents.of(cast("Any", pages), current.version)
     nodes: dict[int, bytes] = {}
     if contents.fulltext is not None:
         run(pages, contents.fulltext.load())
     for tree in contents.trees:
-        survey(reader.contents.pages, tree)
+        survey(current.pages, tree)
     if contents.fulltext is not None:
-        nodes = run(reader.contents.pages, contents.fulltext.interior_blocks())
+        nodes = run(current.pages, contents.fulltext.interior_blocks())
     return Route(size, etag, digest(head), pages.seen, pack(contents.trees), nodes)
 
 
 class _Recorder:
-    """Pages that remembers what was read."""
+    """A `vfs.Pages` that keeps the pages it has read."""
 
     def __init__(self, pages: Pages) -> None:
         self.name, self.layout = pages.name, pages.layout
@@ -90,15 +83,15 @@ class _Recorder:
     def read(
         self, numbers: Iterable[int], *, spare: Sequence[int] = (), opening: bool = False
     ) -> dict[int, Any]:
-        """Read pages, as `vfs.Pages.read`."""
+        """Read pages and keep them, see `vfs.Pages.read`."""
         found = self._pages.read(numbers, spare=spare, opening=opening)
         self.seen |= {number: bytes(page) for number, page in found.items()}
         return found
 
     def cached(self, number: int) -> Any:
-        """Give a page, as `vfs.Pages.cached`."""
+        """Return a page if it needs no wave, see `vfs.Pages.cached`."""
         return self._pages.cached(number)
 
     def block(self, numbers: Any) -> Any:
-        """Read pages, as `vfs.Pages.block`."""
+        """Read pages for vectorised decoding, see `vfs.Pages.block`."""
         return self._pages.block(numbers)

@@ -1,4 +1,4 @@
-"""HTTP servers of our own.
+"""HTTP server for demonstrations and tests.
 
-It may import `vfs` and no other wing.
+This package may import `vfs`.
 """

@@ -1,4 +1,4 @@
-"""A small HTTP/1.1 server of byte ranges on loopback, for trying things out and for tests."""
+"""Small HTTP/1.1 server of byte ranges on loopback, for demonstrations and tests."""
 
 from __future__ import annotations
 
@@ -40,49 +40,49 @@ class Served:
 
     method: str
     path: str
-    """As the client sent it: percent-encoded, with the query string."""
+    """Path as the client sent it: percent-encoded, with the query string."""
     headers: Message
-    """Of the request; names are matched in any case."""
+    """Headers of the request; look up names in any case."""
     status: int
     sent: int
-    """Bytes of the body handed to the network."""
+    """Number of bytes of the body that were written to the connection."""
     connected: float
-    """When the connection was accepted."""
+    """Time when the connection was accepted."""
     arrived: float
-    """When the request line had been read."""
+    """Time when the request line was read."""
     ended: float
-    """When the answer had been sent, or the client was found to be gone."""
+    """Time when the response was sent, or when sending failed."""
     first: bool
     """Whether this is the first request of its connection."""
 
 
 class RangeServer(ThreadingHTTPServer):
-    """Serve the files of one directory over HTTP, with byte ranges and conditional requests.
+    """HTTP server of the files of one directory, with byte ranges and conditional requests.
 
-    As a context manager it serves from a background thread. When the `with` block is left, every
-    connection is closed and every request has been observed. (Inside the block, `observe` can run
-    a moment after the client has the last byte.)
+    As a context manager it serves from a background thread. At the end of the ``with`` block, all
+    connections are closed and `observe` has been called for every request. Inside the block,
+    `observe` can run a moment after the client has the last byte.
 
     Parameters
     ----------
     directory : str or path
-        Nothing outside it is served, not through symbolic links either.
+        Directory to serve. Files outside it are not served, even if symbolic links lead to them.
     port : int
-        0 takes any free port.
+        Port to listen on, 0 for any free port.
     latency : float
-        Seconds slept before each answer. The attribute may be changed while serving.
+        Seconds to wait before each response. The attribute may be changed while serving.
 
     Raises
     ------
     NotADirectoryError
-        If `directory` is not a directory.
+        `directory` is not a directory.
     OSError
-        If the port is taken.
+        The port is taken.
     """
 
     daemon_threads = True
     request_queue_size = 256
-    allow_reuse_port = False  # some Pythons say True: two servers would share a port unnoticed
+    allow_reuse_port = False  # True in some Python versions: two servers would share a port
 
     def __init__(
         self, directory: str | os.PathLike[str], *, port: int = 0, latency: float = 0.0
@@ -97,20 +97,21 @@ class RangeServer(ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        """The root of the served directory, with a slash at the end."""
+        """URL of the served directory, with a slash at the end."""
         return f"http://{HOST}:{self.server_port}/"
 
     def observe(self, record: Served) -> None:
-        """Do nothing; a subclass may take note of each finished request here.
+        """Do nothing; a subclass may override this hook, which is called after each request.
 
         Parameters
         ----------
         record : Served
-            Handed over in the connection's own thread: many may come at once.
+            The finished request. Each connection calls the hook in its own thread, so that calls
+            may be concurrent.
         """
 
     def on_connect(self) -> None:
-        """Do nothing; runs in a connection's own thread, before its first request is read."""
+        """Do nothing; a hook that a connection's thread calls before it reads the first request."""
 
     def __enter__(self) -> Self:
         self._thread = threading.Thread(
@@ -125,12 +126,12 @@ class RangeServer(ThreadingHTTPServer):
         self.server_close()
 
     def server_bind(self) -> None:
-        """Bind, without looking the host's name up: that takes seconds where there is no DNS."""
+        """Bind the socket without a lookup of the host's name, which takes seconds without DNS."""
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = HOST, self.socket.getsockname()[1]
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Serve one connection in a new thread."""
+        """Start a thread that serves one connection."""
         with self._changed:
             self._open.add(request)
         super().process_request(request, client_address)
@@ -143,29 +144,29 @@ class RangeServer(ThreadingHTTPServer):
             self._changed.notify_all()
 
     def server_close(self) -> None:
-        """Close the listening socket and all connections, and wait until their threads are done."""
+        """Close the listening socket and all connections, and wait up to 5 s for their threads."""
         super().server_close()
         with self._changed:
             for connection in self._open:
                 with contextlib.suppress(OSError):
                     connection.shutdown(socket.SHUT_RDWR)
-            # Bounded, because a subclass's hook may be asleep.
+            # The wait is limited, because a subclass's hook may sleep.
             self._changed.wait_for(lambda: not self._open, timeout=5)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Log what ended a connection; a client that went away is nothing special."""
+        """Log the error that ended a connection; a closed connection is logged as debug only."""
         gone = isinstance(sys.exc_info()[1], ConnectionError)
         level = logging.DEBUG if gone else logging.ERROR
         logger.log(level, "connection from %s broke off", client_address, exc_info=not gone)
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """One connection."""
+    """Handler of the requests of one connection."""
 
     server: RangeServer
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
-    wbufsize = CHUNK + 16 * 1024  # the head and the first chunk leave in one write
+    wbufsize = CHUNK + 16 * 1024  # one write sends the headers and the first chunk
 
     def setup(self) -> None:
         self.connected = time.perf_counter()
@@ -209,7 +210,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self) -> None:
         try:
             found = self._find()
-        # ValueError: a NUL byte. RuntimeError: a loop of links, in Python before 3.13.
+        # ValueError: a NUL byte. RuntimeError: a loop of symbolic links, in Python before 3.13.
         except (OSError, ValueError, RuntimeError):
             self._head(HTTPStatus.NOT_FOUND, {"Content-Length": "0"})
             return
@@ -231,13 +232,13 @@ class _Handler(BaseHTTPRequestHandler):
             raise FileNotFoundError(name)
         if target.is_dir():
             return _listing(target, root)
-        # Asked before opening: to open a pipe would wait for a writer.
+        # This test precedes `open`, because opening a pipe waits for a writer.
         if not target.is_file() or name.endswith("/"):
             raise FileNotFoundError(name)
         return target.open("rb")
 
     def _answer_file(self, file: BinaryIO) -> None:
-        # Of the open file, not of its name: bytes and ETag belong together.
+        # `fstat` of the open file, not `stat` of the path, so that bytes and ETag agree.
         facts = os.fstat(file.fileno())
         size = facts.st_size
         etag = f'"{facts.st_mtime_ns:x}-{size:x}-{facts.st_ino:x}"'
@@ -272,7 +273,7 @@ class _Handler(BaseHTTPRequestHandler):
         left = len(span)
         while left:
             chunk = file.read(min(left, CHUNK))
-            if not chunk:  # The file was cut short: the promised length cannot be kept.
+            if not chunk:  # the file was truncated: the response is shorter than Content-Length
                 self.close_connection = True
                 return
             self._body(chunk)
@@ -293,20 +294,20 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def parse_range(header: str, size: int) -> range | None:
-    """Read a Range header of one byte range (RFC 9110 section 14.1.2).
+    """Parse a Range header of one byte range (RFC 9110, section 14.1.2).
 
     Parameters
     ----------
     header : str
-        The field's value.
+        Value of the field.
     size : int
-        Length of the file.
+        Length of the file in bytes.
 
     Returns
     -------
     range or None
-        The bytes asked for, within the file; an empty range if they cannot be had; None if the
-        header is to be ignored, being absent, malformed, or for several ranges.
+        The requested bytes within the file; an empty range if it cannot be satisfied. None if the
+        header is ignored: it is absent, malformed, or has several ranges.
     """
     match = _RANGE.fullmatch(header)
     if match is None or not (match[1] or match[2]):
@@ -322,7 +323,13 @@ def parse_range(header: str, size: int) -> range | None:
 
 
 def _failed_precondition(headers: Message, etag: str, modified: int) -> HTTPStatus | None:
-    """Evaluate all but If-Range, in the order of RFC 9110 section 13.2.2."""
+    """Evaluate all preconditions but If-Range, in the order of RFC 9110, section 13.2.2.
+
+    Returns
+    -------
+    HTTPStatus or None
+        Status of the response, None if no precondition failed.
+    """
     if "If-Match" in headers:
         if not _matches(_field(headers, "If-Match"), etag, weak=False):
             return HTTPStatus.PRECONDITION_FAILED
@@ -341,13 +348,13 @@ def _failed_precondition(headers: Message, etag: str, modified: int) -> HTTPStat
 
 
 def _if_range(headers: Message, fields: dict[str, str]) -> bool:
-    """Whether If-Range allows a range; its date has to be the very one, not a later one."""
+    """Tell whether If-Range permits a range; its date must be equal to Last-Modified."""
     validators = (fields["ETag"], fields["Last-Modified"])
     return "If-Range" not in headers or _field(headers, "If-Range") in validators
 
 
 def _field(headers: Message, name: str) -> str:
-    """Join the lines of one field; absent is empty."""
+    """Join the lines of one field; the result is empty if the field is absent."""
     return ", ".join(str(value) for value in headers.get_all(name, [])).strip()
 
 

@@ -1,4 +1,4 @@
-"""Writing `.magnitude` files, laid out for streaming.
+"""Writer of `.magnitude` files that are laid out for streaming.
 
-It may import inputs, readers and the wings below them.
+This package may import inputs, readers, and the packages that these may import.
 """

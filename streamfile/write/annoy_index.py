@@ -1,4 +1,4 @@
-"""The index of approximate neighbours, made by Annoy."""
+"""Writer of the index of approximate neighbours, which Annoy builds."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from streamfile.format.rows import VectorRows
+from streamfile.format.tables import APPROXIMATE, VECTORS
 from streamfile.write.database import Builder
 from streamfile.write.lz4_rows import frame_rows
 from vfs.btree.pages import LocalPages
 from vfs.btree.table import Table
 from vfs.btree.whole_trees import read_rows
 
-NAME = "magnitude_approx"
-SQL = f"CREATE TABLE {NAME} (trees INTEGER, index_file BLOB)"
+SQL = f"CREATE TABLE {APPROXIMATE} (trees INTEGER, index_file BLOB)"
 CHILD = (
     "import os, sys; sys.path[:] = sys.argv.pop(1).split(os.pathsep); "
     "from streamfile.write.annoy_index import build_index; build_index()"
@@ -27,16 +27,16 @@ CHILD = (
 
 
 def write_approximate(builder: Builder, dim: int, precision: int, trees: int) -> None:
-    """Write the index of all vectors.
+    """Write the index of approximate neighbours of all vectors.
 
     Parameters
     ----------
     builder
-        Of a file whose vectors are written.
+        Builder of a file whose vectors are written already.
     dim, precision
-        Of the vectors.
+        Number of dimensions of the vectors, and of decimal places of their stored integers.
     trees
-        Of the index.
+        Number of trees in the index.
 
     Raises
     ------
@@ -46,17 +46,21 @@ def write_approximate(builder: Builder, dim: int, precision: int, trees: int) ->
         Annoy could not write the index.
     """
     import_annoy()
-    builder.pages()  # writes what is there
-    # Annoy grows its file on disk, beside the one that is written.
+    builder.pages()  # writes all pages so far, for the child process
+    # Annoy grows its own file on disk, beside the file that is being written.
     with tempfile.TemporaryDirectory(prefix=".annoy", dir=Path(builder.path).parent) as folder:
         file = Path(folder) / "index"
-        numbers = (builder.root("magnitude"), dim, precision, trees)
+        numbers = (builder.root(VECTORS), dim, precision, trees)
         _build_in_child([builder.path, file, *map(str, numbers)])
-        builder.records(NAME, SQL, enumerate(frame_rows(file, trees), 1))
+        builder.records(APPROXIMATE, SQL, enumerate(frame_rows(file, trees), 1))
 
 
 def build_index() -> None:
-    """Build the index that the arguments of this process describe."""
+    """Build an index, with parameters from the command line of this process.
+
+    The arguments are the paths of the database and of the index, the root page of the vectors'
+    table, the number of dimensions, the precision and the number of trees.
+    """
     path, file, *numbers = sys.argv[1:]
     root, dim, precision, trees = map(int, numbers)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -73,9 +77,10 @@ def build_index() -> None:
 
 
 def _build_in_child(arguments: list[str | os.PathLike[str]]) -> None:
-    """Run `build_index` in a process of its own.
+    """Run `build_index` in a child process.
 
-    Annoy cannot be interrupted, and as it writes through a memory map, a full disk kills it.
+    Annoy cannot be interrupted, and it writes through a memory map, so that a full disk kills its
+    process.
     """
     command = [sys.executable, "-c", CHILD, os.pathsep.join(sys.path), *arguments]
     done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
@@ -90,12 +95,12 @@ def _build_in_child(arguments: list[str | os.PathLike[str]]) -> None:
 
 
 def import_annoy() -> Any:
-    """Import Annoy.
+    """Import Annoy and return its class ``AnnoyIndex``.
 
     Raises
     ------
     ImportError
-        It is not installed.
+        Annoy is not installed.
     """
     try:
         from annoy import AnnoyIndex

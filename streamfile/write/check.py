@@ -1,4 +1,4 @@
-"""A look at a file that was just written, before it gets its name."""
+"""Check of a written file, before it gets its final name."""
 
 from __future__ import annotations
 
@@ -18,21 +18,23 @@ from vfs.btree.walk import run
 
 
 def check(path: Path, rows: int, samples: Mapping[int, bytes]) -> None:
-    """Check a new file: its pages as far as SQLite can, the number of rows, and some of them.
+    """Check a new file: the number of rows, some records and, by SQLite, all tables.
+
+    SQLite cannot check files whose vectors have more dimensions than its limit on columns.
 
     Parameters
     ----------
     path
-        Of the file.
+        Path of the file.
     rows
-        That it must have.
+        Expected number of rows.
     samples
-        Records that it must have, by row id.
+        Expected records of some rows, by row id.
 
     Raises
     ------
     FormatError
-        Not what was written: the disk, the memory, or this program is at fault.
+        The file is damaged, by a fault of the disk, the memory, or this program.
     """
     pages = LocalPages(path)
     told = read_format(pages)

@@ -1,4 +1,4 @@
-"""A compiled encoder of rows, where numba is installed (extra ``fast``)."""
+"""Compiled encoder of rows, used if numba is installed (extra ``fast``)."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ from streamfile.write.records import WIDTH, header_sizes, number_types
 
 
 class CompiledEncoder:
-    """Makes records of vectors.
+    """Encoder of vectors as records.
 
     Parameters
     ----------
     function
-        The machine code.
+        The compiled `KERNEL`.
     dim
-        Dimensions of each vector.
+        Number of dimensions of each vector.
     scale
-        What the components of the unit vector are multiplied by.
+        Factor of the components of unit vectors, 10**precision.
     counts
-        How often each value was seen, for each dimension: see `Quantizer`.
+        Histograms of the components, int64, shape (dim * bins,), which `encode` updates, see
+        `Quantizer`.
     """
 
     def __init__(self, function: Callable[..., int], dim: int, scale: int, counts: Ints) -> None:
@@ -36,21 +37,21 @@ class CompiledEncoder:
     def encode(
         self, keys: Sequence[bytes], vectors: Doubles, lengths: Doubles, magnitudes: Doubles
     ) -> tuple[Bytes, Ints]:
-        """Quantise vectors, encode them as `encode_rows` does, and count their values.
+        """Quantise vectors, encode them as records, and count their components.
 
         Parameters
         ----------
         keys
-            UTF-8, n of them.
+            Keys in UTF-8, n of them.
         vectors, lengths
-            Numbers, shape (n, dim), and what those of each row are divided by.
+            Vectors, shape (n, dim), and the divisor of each vector, shape (n,).
         magnitudes
-            As they are stored.
+            Stored magnitude of each vector, shape (n,).
 
         Returns
         -------
         data, sizes
-            See `encode_rows`.
+            The records, see `encode_rows`.
         """
         count, dim = vectors.shape
         vectors = np.ascontiguousarray(vectors)
@@ -74,7 +75,7 @@ class CompiledEncoder:
 
 
 def _put_varint(data: Any, at: int, value: int) -> int:
-    """Encode a varint up to 2**28, and give where it ends."""
+    """Encode a varint below 2**28, and return the offset behind it."""
     for shift in (21, 14, 7):
         if value >> shift:
             data[at] = value >> shift & 0x7F | 0x80
@@ -102,14 +103,14 @@ def _encode_rows(
     data: Any,
     sizes: Any,
 ) -> int:
-    """Encode rows, given as pointers: the bytes of all records."""
+    """Encode rows, given as pointers to arrays, and return the length of all records in bytes."""
     at, key = 0, 0
     middle = bins // 2
     for row in range(count):
         begin, base, length = at, row * dim, lengths[row]
         at = _put_varint(data, at, headers[row])
         types = _put_varint(data, at, key_types[row])
-        for column in range(dim):  # many at once, as those of the next loop
+        for column in range(dim):  # LLVM vectorises this loop and the next one
             part = min(max(vectors[base + column] / length, -1.0), 1.0)
             ints[column] = np.int32(np.rint(part * scale))
             ints[dim + column] = np.int32(part * middle)
@@ -130,7 +131,7 @@ def _encode_rows(
             if size >= 8:
                 continue
             value = np.uint64(np.uint32(ints[column])) << np.uint64(32 - 8 * size)
-            data[at] = value >> np.uint64(24) & np.uint64(255)  # one store of four bytes
+            data[at] = value >> np.uint64(24) & np.uint64(255)  # LLVM joins the four stores
             data[at + 1] = value >> np.uint64(16) & np.uint64(255)
             data[at + 2] = value >> np.uint64(8) & np.uint64(255)
             data[at + 3] = value & np.uint64(255)

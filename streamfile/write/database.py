@@ -1,4 +1,4 @@
-"""Writing a ``.magnitude`` file laid out for streaming, one table after another."""
+"""Builder of a database whose front is laid out for streaming."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from vfs.writer.record import encode_record
 
 Record = Sequence[int | float | str | bytes | None]
 
-FILE_HEADER = 100  # bytes of page 1 that are not the schema's
-FRONT_TABLES = 3  # at least a page each: facts, router, list of segments
+FILE_HEADER = 100  # bytes of page 1 before the schema's page header
+FRONT_TABLES = 3  # tables with at least one page each: facts, router, list of segments
 
 
 class Builder:
@@ -23,12 +23,12 @@ class Builder:
     Parameters
     ----------
     path
-        Written to; the caller renames it in the end, or removes it.
+        Path of the file. The caller renames the file after `finish`, or removes it.
     page_size
-        Bytes.
+        Page size in bytes.
     schema, reserve
-        Bytes at the front that are kept for the schema, and for the tables that a reader needs
-        first.
+        Number of bytes at the front of the file that are reserved for the schema, and for the
+        tables that a reader needs first.
     """
 
     def __init__(
@@ -43,17 +43,17 @@ class Builder:
 
     @property
     def schema(self) -> list[SchemaRow]:
-        """What was written so far."""
+        """Rows of the schema for the tables and indexes so far."""
         return list(self._schema)
 
     def root(self, name: str) -> int:
-        """Give the root page of a table or index."""
+        """Return the root page of a table or index."""
         return next(root for _, known, _, root, _ in self._schema if known == name)
 
     def table(
         self, name: str, sql: str | None, batches: Iterable[Rows], *, front: bool = False
     ) -> None:
-        """Write a table whose records come encoded, by rising row ids; see `records`."""
+        """Write a table of encoded records with rising row ids, see `records`."""
         loader = self._writer.table(front=front)
         for rows in batches:
             loader.add(rows)
@@ -72,11 +72,11 @@ class Builder:
         Parameters
         ----------
         name, sql
-            Of the table.
+            Name of the table, and its SQL in the schema.
         records
-            Rising row ids, and the values of each row.
+            (row id, values) of each row, with rising row ids.
         front
-            Whether it belongs into the reserve.
+            Whether to write the table to the reserve.
         """
         loader = self._writer.table(front=front)
         for rowid, values in records:
@@ -86,7 +86,7 @@ class Builder:
     def streams(
         self, name: str, sql: str | None, rows: Iterable[tuple[int, int, Iterable[bytes]]]
     ) -> None:
-        """Write a table of records that are larger than memory: row id, size, pieces."""
+        """Write a table of records larger than memory, given as (row id, size, pieces)."""
         loader = self._writer.table()
         for rowid, size, pieces in rows:
             loader.add_stream(rowid, size, pieces)
@@ -101,13 +101,13 @@ class Builder:
         *,
         kind: str = "index",
     ) -> None:
-        """Write an index, or a table that is stored as one; its encoded entries come sorted."""
+        """Write an index, or a table that is stored as one, of sorted encoded entries."""
         loader = self._writer.index()
         loader.add(records)
         self.note(kind, name, table, loader.finish(), sql)
 
     def entries(self, name: str, table: str, entries: Iterable[Record]) -> None:
-        """Write an index that SQLite made by itself, of sorted entries."""
+        """Write an automatic index of SQLite, which has no SQL, of sorted entries."""
         self.index(name, table, None, map(encode_record, entries))
 
     def note(self, kind: str, name: str, table: str, root: int, sql: str | None) -> None:
@@ -115,12 +115,12 @@ class Builder:
         self._schema.append((kind, name, table, root, sql))
 
     def pages(self) -> LocalPages:
-        """Read what was written so far."""
+        """Open the pages that are written so far, for reading."""
         self._writer.flush()
         return LocalPages(self.path)
 
     def finish(self, order: Sequence[str] = ()) -> None:
-        """Write the schema: tables named in an order first, indexes behind their tables."""
+        """Write the schema: first the tables in `order`, then other tables, then indexes."""
         places = {name: at for at, name in enumerate(order)}
         self._writer.finish(
             sorted(
@@ -130,5 +130,5 @@ class Builder:
         )
 
     def close(self) -> None:
-        """Stop, whether finished or not."""
+        """Close the file, finished or not."""
         self._writer.close()

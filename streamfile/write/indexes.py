@@ -1,4 +1,4 @@
-"""One dimension of all vectors, and the index on it."""
+"""Entries of the indexes on keys and on a dimension."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vfs.btree.table import Table
 from vfs.btree.whole_trees import read_rows
 from vfs.writer.record import encode_record
 
-PAIRS = 10_000  # encoded at once
+PAIRS = 10_000  # entries that are encoded in one step
 
 
 def column(pages: LocalPages, table: Table, dim: int, dimension: int) -> tuple[Ints, Ints]:
@@ -23,7 +23,7 @@ def column(pages: LocalPages, table: Table, dim: int, dimension: int) -> tuple[I
     Returns
     -------
     values, rowids
-        As stored, int64, shape (n,).
+        Stored integers, and the row ids of the vectors, int64, shape (n,).
     """
     values, rowids = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
     for rows in read_rows(pages, table):
@@ -33,7 +33,7 @@ def column(pages: LocalPages, table: Table, dim: int, dimension: int) -> tuple[I
 
 
 def pair_records(values: Ints, rowids: Ints) -> Iterator[bytes]:
-    """Encode the entries of an index on whole numbers."""
+    """Yield the encoded entries of an index on integers, in the given order."""
     for begin in range(0, len(values), PAIRS):
         part = slice(begin, begin + PAIRS)
         pairs = np.stack([values[part], rowids[part]], 1)
@@ -52,11 +52,11 @@ def pair_records(values: Ints, rowids: Ints) -> Iterator[bytes]:
         yield from (data[at:end] for at, end in zip([0, *ends], ends, strict=False))
 
 
-SHORT = 57  # bytes of the longest key whose type is a varint of one byte
+SHORT = 57  # bytes of the longest key whose serial type is a varint of one byte
 
 
 def index_records(entries: Iterable[tuple[bytes, int]]) -> Iterator[bytes]:
-    """Encode the entries of an index on keys."""
+    """Yield the encoded entries of an index on keys, in the given order."""
     for key, rowid in entries:
         if len(key) <= SHORT and 1 < rowid < 1 << 23:
             width = 1 if rowid < 1 << 7 else 2 if rowid < 1 << 15 else 3

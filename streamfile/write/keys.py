@@ -1,4 +1,4 @@
-"""The keys of a file that is being written, on disk but for those at hand."""
+"""Keys of a file that is being written, in temporary files."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ class Keys:
     Parameters
     ----------
     folder
-        For temporary files, which take about as much as the keys, twice.
+        Directory of temporary files, which take about twice the size of the keys.
 
     Attributes
     ----------
     lengths
-        Characters of each key as SQLite counts them, at most 255.
+        Length of each key in characters, at most 255, and up to the first NUL, as SQLite counts.
     most_equal
-        The most keys that are equal but for case, once `sorted` went through all.
+        Greatest number of keys that are equal under NOCASE, after `sorted` was iterated to its end.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
@@ -46,12 +46,12 @@ class Keys:
         return len(self.lengths)
 
     def add(self, keys: Sequence[bytes]) -> None:
-        """Add keys, which are UTF-8."""
+        """Add keys in UTF-8."""
         _write(self._file, keys)
         self.lengths += bytes([min(len(key.partition(b"\0")[0].decode()), LONGEST) for key in keys])
 
     def batches(self) -> Iterator[tuple[int, list[bytes]]]:
-        """Go through the keys in batches, each with the row id of its first key."""
+        """Yield the keys in batches, each as (row id of the first key, keys)."""
         self._file.seek(0)
         rowid = 1
         while keys := _read(self._file):
@@ -59,7 +59,7 @@ class Keys:
             rowid += len(keys)
 
     def sorted(self) -> Iterator[tuple[bytes, int]]:
-        """Go through keys and row ids in the order of an index that folds case."""
+        """Yield keys and row ids in the order of an index under NOCASE."""
         runs = [self._spilled(run) for run in self._runs()] if len(self) > RUN else self._runs()
         merged: Iterable[Entry] = heapq.merge(*runs) if len(self) > RUN else chain(*runs)
         count, before = 0, None
@@ -84,7 +84,7 @@ class Keys:
         yield iter(entries)
 
     def _spilled(self, run: Iterator[Entry]) -> Iterator[Entry]:
-        """Put a sorted run into a file, and give it back from there."""
+        """Write a sorted run to a temporary file, and return an iterator that reads it."""
         file = self._temporary()
         entries = list(run)
         for begin in range(0, len(entries), 1000):

@@ -1,4 +1,4 @@
-"""Whole files as the rows of a table: one LZ4 frame, in pieces."""
+"""Encoding of a whole file as rows of a table, which together are one LZ4 frame."""
 
 from __future__ import annotations
 
@@ -9,11 +9,19 @@ import lz4.frame  # type: ignore[import-untyped]
 
 from streamfile.write.database import Record
 
-CHUNK = 16 << 20  # bytes of a file that become a row
+CHUNK = 16 << 20  # bytes of the file in each row, before compression
 
 
 def frame_rows(file: Path, *first: int) -> Iterator[Record]:
-    """Compress a file to one LZ4 frame, in rows that each begin with the same values."""
+    """Yield rows that together have a file as one LZ4 frame.
+
+    Parameters
+    ----------
+    file
+        Path of the file.
+    *first
+        Values of the columns before the blob, equal in all rows.
+    """
     compressor = lz4.frame.LZ4FrameCompressor()
     head = compressor.begin(file.stat().st_size)
     with file.open("rb") as stream:

@@ -1,4 +1,4 @@
-"""The rows of a new ``.magnitude`` file, and all that is made of them."""
+"""Writer of a whole ``.magnitude`` file from keys and vectors."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import Protocol
 
 import numpy as np
 
-from streamfile._progress import progress
+from streamfile._progress import Progress
 from streamfile.errors import ArgumentError
+from streamfile.format.tables import FACTS, VECTORS
 from streamfile.inputs.open import Batch
 from streamfile.write.annoy_index import write_approximate
 from streamfile.write.check import check
@@ -26,35 +27,35 @@ from vfs.btree.table import Rows, Table
 
 PAGE_SIZE = 4096
 LEAST_TREES = 50
-TREES_AT = 3_000_000  # rows from which there are more
-MOST_DENSER = 4  # rows are than those at the beginning
+TREES_AT = 3_000_000  # number of rows above which there are more trees than `LEAST_TREES`
+MOST_DENSER = 4  # limit of the declared rows, as a multiple of the estimate from the first batch
 SAMPLES = 10
 
 KEY_INDEX = "magnitude_key_idx"
 FORMAT_SQL = "CREATE TABLE magnitude_format (key TEXT COLLATE NOCASE, value INTEGER)"
 KEY_INDEX_SQL = f"CREATE INDEX {KEY_INDEX} ON magnitude (key)"
-ORDER = ("magnitude", "magnitude_format")
+ORDER = (VECTORS, FACTS)
 
 
 class VectorSource(Protocol):
-    """Where keys and their vectors come from."""
+    """Interface of a source of keys and vectors."""
 
     name: str
     dim: int
-    size: int  # of the progress bar
+    size: int  # end of the progress bar, in `unit`
     unit: str
 
     @property
     def declared(self) -> int | None:
-        """The number of rows, None where it is not known beforehand."""
+        """Number of rows, None if it is not known beforehand."""
 
     def batches(self) -> Iterator[Batch]:
-        """Read keys and vectors, in order."""
+        """Yield keys and vectors, in order."""
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """How to write a file; see `convert`."""
+    """Options of a conversion, see `convert`."""
 
     precision: int = 7
     subword: bool = True
@@ -84,25 +85,25 @@ def write_vectors(
     facts: Sequence[tuple[str, int]] = (),
     extra: Callable[[Builder], None] = lambda _: None,
 ) -> int:
-    """Write the file of some vectors.
+    """Write the ``.magnitude`` file of vectors, and check it.
 
     Parameters
     ----------
     path
-        To write to.
+        Path of the file.
     source
-        The vectors.
+        Source of keys and vectors.
     how
-        To write them.
+        Options of the conversion.
     facts
-        For the table ``magnitude_format``, beside the usual ones.
+        Rows of the table ``magnitude_format`` that replace the usual ones or are added to them.
     extra
-        Writes further tables.
+        Function that writes further tables.
 
     Returns
     -------
     int
-        Rows.
+        Number of rows.
     """
     batches = ahead(source.batches())
     first = next(batches, None)
@@ -110,7 +111,7 @@ def write_vectors(
     if first is not None:
         share = max(1, first.position) / max(1, source.size)
         expected = int(len(first.keys) / share)
-        if source.declared is not None:  # which need not be true
+        if source.declared is not None:  # the header may declare too many rows
             expected = min(source.declared, MOST_DENSER * expected)
     columns = ", ".join(f"dim_{at} INTEGER" for at in range(source.dim))
     sql = f"CREATE TABLE magnitude (key TEXT COLLATE NOCASE, {columns}, magnitude REAL)"
@@ -123,9 +124,9 @@ def write_vectors(
     ):
         quantizer = Quantizer(source.dim, how.precision, expected=expected)
         rows = _Rows(source, how, quantizer, keys)
-        builder.table("magnitude", sql, rows.encoded(first, batches))
+        builder.table(VECTORS, sql, rows.encoded(first, batches))
         entries = index_records(keys.sorted())
-        builder.index(KEY_INDEX, "magnitude", KEY_INDEX_SQL, entries)
+        builder.index(KEY_INDEX, VECTORS, KEY_INDEX_SQL, entries)
         entropy = quantizer.order()
         _write_dimension_index(builder, source.dim, entropy[0])
         if how.subword:
@@ -149,7 +150,7 @@ def write_vectors(
         } | dict(facts)
         records: list[Record] = [*told.items(), *(("entropy", at) for at in entropy)]
         records.append(("max_duplicate_keys", keys.most_equal))
-        builder.records("magnitude_format", FORMAT_SQL, enumerate(records, 1), front=True)
+        builder.records(FACTS, FORMAT_SQL, enumerate(records, 1), front=True)
         write_front(builder, bytes(keys.lengths), KEY_INDEX)
         builder.finish(ORDER)
         check(path, len(keys), rows.samples)
@@ -157,7 +158,7 @@ def write_vectors(
 
 
 class _Rows:
-    """The rows of a source, encoded as they come."""
+    """Encoder of the rows of a source, which keeps the keys and some records."""
 
     def __init__(
         self, source: VectorSource, how: Conversion, quantizer: Quantizer, keys: Keys
@@ -167,16 +168,17 @@ class _Rows:
         self.samples: dict[int, bytes] = {}
 
     def encoded(self, first: Batch | None, batches: Iterator[Batch]) -> Iterator[Rows]:
-        """Encode batch by batch, and keep the keys and some records."""
+        """Yield encoded batches, and keep their keys and some records."""
         source = self._source
-        with progress(source.name, source.size, unit=source.unit, log=self._how.log) as bar:
-            batch = first
+        with Progress(source.name, source.size, unit=source.unit, log=self._how.log) as bar:
+            batch, position = first, 0
             while batch is not None:
                 rows = self._quantizer.encode(batch.keys, batch.vectors, len(self._keys) + 1)
                 self._keys.add(batch.keys)
                 self._sample(rows)
                 yield rows
-                bar.update(batch.position - bar.n)
+                bar.update(batch.position - position)
+                position = batch.position
                 batch = next(batches, None)
 
     def _sample(self, rows: Rows) -> None:
@@ -189,8 +191,8 @@ class _Rows:
 
 def _write_dimension_index(builder: Builder, dim: int, dimension: int) -> None:
     pages = builder.pages()
-    values, rowids = column(pages, Table(pages, builder.root("magnitude")), dim, dimension)
+    values, rowids = column(pages, Table(pages, builder.root(VECTORS)), dim, dimension)
     order = np.argsort(values, kind="stable")
     name = f"magnitude_dim_{dimension}_idx"
     sql = f"CREATE INDEX {name} ON magnitude (dim_{dimension})"
-    builder.index(name, "magnitude", sql, pair_records(values[order], rowids[order]))
+    builder.index(name, VECTORS, sql, pair_records(values[order], rowids[order]))

@@ -1,4 +1,4 @@
-"""Output files, which have their name only when they are whole."""
+"""Output files that get their final name only when they are complete."""
 
 from __future__ import annotations
 
@@ -20,23 +20,24 @@ NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 @contextmanager
 def unfinished(target: Path, *, force: bool) -> Iterator[Path]:
-    """Give a file beside the target to write to, renamed in the end, removed on an error.
+    """Yield the path of a temporary file beside the target, for the ``with`` block to write.
 
-    What a killed run has left there is written over.
+    At the end of the block the file is renamed to the target, or removed after an error. A file
+    that a killed process left is overwritten.
 
     Parameters
     ----------
     target
-        What it is to become.
+        Path of the output file.
     force
-        Whether to replace a file that is there.
+        Whether to replace an existing target.
 
     Raises
     ------
     ExistsError
-        There is one, and it is not to be replaced; or another process is writing it.
+        The target exists and `force` is false, or another process is writing it.
     PathError
-        There is no such directory, or the target is one.
+        The directory of the target does not exist, or the target is a directory.
     """
     if target.is_dir():
         raise PathError(f"{target}: a directory; expected the path of the file to write")
@@ -61,7 +62,7 @@ def unfinished(target: Path, *, force: bool) -> Iterator[Path]:
 
 @contextmanager
 def _locked(path: Path, target: Path) -> Iterator[None]:
-    """Create a file, unless it is there, and keep other processes from doing the same."""
+    """Create a file if it does not exist, and hold an exclusive lock on it."""
     if fcntl is None:
         yield
         return
@@ -80,7 +81,7 @@ def _locked(path: Path, target: Path) -> Iterator[None]:
 
 
 def _is_at(file: int, path: Path) -> bool:
-    """Tell whether an open file still has its name: its last owner may have renamed it."""
+    """Tell whether a path names the open file, which its last owner may have renamed."""
     try:
         return os.path.samestat(os.fstat(file), path.stat())
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Work a step ahead."""
+"""Prefetch of the next item of an iterator in a thread."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 def ahead(items: Iterator[T]) -> Iterator[T]:
-    """Let a thread make the next item while the caller uses one; numpy lets both compute."""
+    """Yield items while a thread makes the next one; numpy lets both compute at the same time."""
     with ThreadPoolExecutor(1, "streamfile-ahead") as thread:
         pending = thread.submit(next, items, None)
         while (item := pending.result()) is not None:

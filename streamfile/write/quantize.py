@@ -1,4 +1,4 @@
-"""Vectors as the rows of a ``.magnitude`` file."""
+"""Quantisation of vectors, and their encoding as rows of a ``.magnitude`` file."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ from streamfile.write.compiled_records import KERNEL, CompiledEncoder
 from streamfile.write.records import Integers, encode_rows
 from vfs.btree.table import Rows
 
-MOST_PRECISION = 9  # decimal places: the integers have four bytes
-BLOCK = 1 << 16  # values, few enough for a processor's cache
-LONGEST_KEY = 256  # bytes: a row with a longer one is encoded by itself
-LEAST_COMPILED = 1 << 23  # values
-FEW = 40  # rows, counted faster one by one
-BINS = 201  # of a component, from -1 to 1
-MARGIN = 18  # bytes behind the last record, for who reads them
+MOST_PRECISION = 9  # decimal places of integers of four bytes
+BLOCK = 1 << 16  # values of one step, few enough for a processor's cache
+LONGEST_KEY = 256  # bytes: a row with a longer key is encoded by itself
+LEAST_COMPILED = 1 << 23  # least expected number of values to load compiled code for
+FEW = 40  # up to so many rows are counted faster one by one
+BINS = 201  # bins of a component's histogram, from -1 to 1
+MARGIN = 18  # bytes behind the last record, which readers of `Rows` expect
 
 
 class Quantizer:
-    """Makes records of vectors, and counts how their values are spread.
+    """Encoder of vectors as records, which also makes a histogram of each dimension.
 
     Parameters
     ----------
     dim
-        Dimensions of each vector.
+        Number of dimensions of each vector.
     precision
-        Decimal places kept of each component of the unit vector.
+        Number of stored decimal places of each component of the unit vector.
     expected
-        Rows, more or less: whether compiled code is worth loading.
+        Estimated number of rows. Compiled code is loaded only for many values.
 
     Raises
     ------
     ArgumentError
-        A precision below 1 or above 9.
+        The precision is below 1 or above 9.
     """
 
     def __init__(self, dim: int, precision: int, *, expected: int = 0) -> None:
@@ -61,18 +61,18 @@ class Quantizer:
     ) -> Rows:
         """Encode rows of the table ``magnitude``.
 
-        Each component is ``round(v / |v| * 10**precision)``. Where |v| is zero, infinite or no
-        number, each becomes 1 or -1 of the last place, as a hash of the row id tells; the magnitude
-        is stored as it is, NaN as NULL.
+        Each component is stored as ``round(v / |v| * 10**precision)``. If ``|v|`` is zero, infinite
+        or NaN, each component is 1 or -1, chosen by a hash of the row id. The magnitude ``|v|`` is
+        stored unchanged, NaN as NULL.
 
         Parameters
         ----------
         keys
-            UTF-8, n of them.
+            Keys in UTF-8, n of them.
         vectors
-            float32 or float64, shape (n, dim).
+            Vectors, float32 or float64, shape (n, dim).
         first_rowid
-            Of the first row; the others follow.
+            Row id of the first row; the row ids of the others follow it.
         """
         limit = max(1, BLOCK // self._dim)
         data: list[Bytes] = []
@@ -100,13 +100,14 @@ class Quantizer:
         )
 
     def order(self) -> list[int]:
-        """Order the dimensions by the entropy of their values so far, falling.
+        """List the dimensions by falling entropy of their values so far.
+
+        The entropy is that of components truncated to two decimal places.
 
         Returns
         -------
         list of int
-            What the rows ``entropy`` of the table ``magnitude_format`` hold. Values count as equal
-            up to two decimal places of the unit vector.
+            Dimensions, the values of the rows ``entropy`` in the table ``magnitude_format``.
         """
         counts = self._bins.reshape(self._dim, BINS)
         total, result = np.maximum(counts.sum(axis=1), 1), np.zeros(self._dim)
@@ -119,7 +120,7 @@ class Quantizer:
     def _measure(
         self, vectors: npt.NDArray[np.floating[Any]], first_rowid: int
     ) -> tuple[Doubles, Doubles, Doubles]:
-        """Give vectors, what to divide them by, and the magnitudes that are stored."""
+        """Compute vectors to quantise, their divisors, and the stored magnitudes."""
         exact = np.ascontiguousarray(vectors, np.float64)
         with np.errstate(all="ignore"):
             magnitudes = np.linalg.norm(exact, axis=1)
@@ -133,21 +134,21 @@ class Quantizer:
         return exact, lengths, magnitudes
 
     def _quantize(self, exact: Doubles, lengths: Doubles) -> Integers:
-        """Give the integers, and count the values."""
+        """Compute the stored integers, and count the components in the histograms."""
         parts = exact / lengths[:, None]
-        np.clip(parts, -1, 1, out=parts)  # a length of denormal squares is too short
+        np.clip(parts, -1, 1, out=parts)  # a norm of denormal squares is too small
         bins = (parts * (BINS // 2)).astype(np.int64)
         bins += self._middles
         if len(bins) > FEW:
             self._bins += np.bincount(bins.reshape(-1), minlength=len(self._bins))
         else:
-            for row in bins:  # no bin is twice in it
+            for row in bins:  # a row has no bin twice
                 self._bins[row] += 1
         parts *= 10**self._precision
         return np.rint(parts, out=parts).astype(np.int32)
 
     def _steps(self, rowid: int) -> Doubles:
-        """Choose 1 or -1 of the last place for each dimension."""
+        """Make a vector whose components are 10**-precision with signs from a hash."""
         digest = hashlib.shake_128(rowid.to_bytes(8, "big")).digest((self._dim + 7) // 8)
         bits = np.unpackbits(np.frombuffer(digest, np.uint8), count=self._dim)
         steps: Doubles = (bits * 2.0 - 1) / 10**self._precision

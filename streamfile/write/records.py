@@ -1,4 +1,4 @@
-"""Rows of the table ``magnitude`` as SQLite records, many at once.
+"""Vectorised encoding of rows of the table ``magnitude`` as SQLite records.
 
 https://sqlite.org/fileformat2.html, section 2.1.
 """
@@ -14,13 +14,13 @@ from streamfile._arrays import Bytes, Doubles, Ints
 from streamfile.format.records import NUMBER_SIZES, SIZES
 
 WIDTH = 4  # bytes of the widest integer
-NULL, REAL, ZERO = 0, 7, 8  # serial types; that of 1, which takes no bytes either, is next
+NULL, REAL, ZERO = 0, 7, 8  # serial types; 9 is the serial type of the integer 1
 LEAST_TEXT = 13
 
 Mask = npt.NDArray[np.bool_]
 Integers = npt.NDArray[np.int32]
 
-# Which bytes of a big-endian integer are stored, by its serial type.
+# Whether each byte of a big-endian integer is stored, by serial type.
 STORED = np.arange(WIDTH) >= WIDTH - np.minimum(SIZES[:10, None], WIDTH)
 
 
@@ -30,16 +30,16 @@ def encode_rows(keys: Sequence[bytes], ints: Integers, magnitudes: Doubles) -> t
     Parameters
     ----------
     keys
-        UTF-8, n of them, at least one.
+        Keys in UTF-8, n of them, at least one.
     ints
-        Shape (n, dim).
+        Quantised components, int32, shape (n, dim).
     magnitudes
-        Not negative, shape (n,).
+        Magnitudes of at least 0, or NaN, float64, shape (n,).
 
     Returns
     -------
     data, sizes
-        The records one behind the other, uint8, and how long each is, int64, shape (n,).
+        The joined records, uint8, and the length of each record in bytes, int64, shape (n,).
     """
     count, dim = ints.shape
     lengths = np.fromiter(map(len, keys), np.int64, count)
@@ -48,7 +48,7 @@ def encode_rows(keys: Sequence[bytes], ints: Integers, magnitudes: Doubles) -> t
     header, key_types = header_sizes(lengths, dim)
     sizes = header + lengths + NUMBER_SIZES[kinds]
     sizes += SIZES[types].sum(axis=1, dtype=np.int64)
-    # Each record with all of its parts as wide as they can be; of these bytes a mask leaves some.
+    # Make each record of the greatest width of its parts, and a mask of the bytes to store.
     longest = max(1, int(lengths.max()))
     padded = np.array(keys, f"S{longest}").view(np.uint8).reshape(count, longest)
     parts = [
@@ -73,7 +73,15 @@ def encode_rows(keys: Sequence[bytes], ints: Integers, magnitudes: Doubles) -> t
 
 
 def header_sizes(lengths: Ints, dim: int) -> tuple[Ints, Ints]:
-    """Give the bytes of the records' headers and the serial types of keys of some lengths."""
+    """Compute the header length of each record in bytes, and the serial type of its key.
+
+    Parameters
+    ----------
+    lengths
+        Length of each key in bytes, int64, shape (n,).
+    dim
+        Number of dimensions of each vector.
+    """
     key_types = 2 * lengths + LEAST_TEXT
     sizes = varint_sizes(key_types) + dim + 1
     sizes += varint_sizes(sizes + varint_sizes(sizes))
@@ -81,7 +89,7 @@ def header_sizes(lengths: Ints, dim: int) -> tuple[Ints, Ints]:
 
 
 def integer_types(ints: Integers) -> Bytes:
-    """Give the serial types of integers: the fewest bytes that hold each, none for 0 and 1."""
+    """Compute the serial types of integers, those with the fewest bytes, uint8."""
     bits = ints ^ (ints >> 31)
     types = (bits > 0x7F).view(np.uint8) + np.uint8(1)
     types += bits > 0x7FFF
@@ -92,10 +100,16 @@ def integer_types(ints: Integers) -> Bytes:
 
 
 def number_types(reals: Doubles) -> tuple[Bytes, Bytes]:
-    """Give serial types and bytes, shape (n, 8), of what SQLite stores in a REAL column.
+    """Encode numbers as SQLite stores them in a REAL column.
 
-    A whole number is an integer where that is shorter, as section 2.1 of the file format leaves to
-    it, and NaN is NULL.
+    An integral number is stored as an integer if that is shorter, which section 2.1 of the file
+    format permits. NaN is stored as NULL.
+
+    Returns
+    -------
+    kinds, numbers
+        Serial types, uint8, shape (n,), and big-endian numbers, uint8, shape (n, 8), of which the
+        last bytes are stored.
     """
     kinds = np.full(len(reals), REAL, np.uint8)
     whole = np.flatnonzero((reals == np.rint(reals)) & (reals < 1 << 47))
@@ -112,13 +126,19 @@ def number_types(reals: Doubles) -> tuple[Bytes, Bytes]:
 
 
 def varint_sizes(values: Ints) -> Ints:
-    """Give how many bytes varints up to 2**28 take."""
+    """Compute the lengths in bytes of varints below 2**28."""
     sizes: Ints = 1 + (values > 0x7F) + (values > 0x3FFF) + (values > 0x1FFFFF)
     return sizes
 
 
 def varints(values: Ints) -> tuple[Bytes, Mask]:
-    """Encode varints up to 2**28: four bytes, shape (n, 4), and which of these are stored."""
+    """Encode varints below 2**28.
+
+    Returns
+    -------
+    groups, stored
+        Four bytes of each varint, uint8, and whether each byte is stored, bool, shape (n, 4).
+    """
     groups = (values[:, None] >> np.array([21, 14, 7, 0]) & 0x7F).astype(np.uint8)
     groups[:, :3] |= 0x80
     return groups, np.arange(4) >= 4 - varint_sizes(values)[:, None]

@@ -29,7 +29,6 @@ from streamfile.elmo import (
     Encoder,
     batches,
     character_layer,
-    fork_gate,
     lstm,
     lstm_steps,
     matrix_product,

@@ -13,6 +13,7 @@ from sql_similar import misspelt, sql_similar
 
 import vfs
 from streamfile.format.key_lengths import read_lengths
+from streamfile.lookup.vectors import similar_to
 from streamfile.oov import ties
 from streamfile.oov.ties import Ties
 from streamfile.readers.local import LocalReader
@@ -70,7 +71,7 @@ def sql(path):
 
 
 def similar(reader, keys):
-    return reader.similar(keys, language="en", case_insensitive=False)
+    return similar_to(reader, keys, language="en", case_insensitive=False)
 
 
 def test_they_are_what_sqlite_counts(reader, sql):

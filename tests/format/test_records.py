@@ -72,7 +72,7 @@ def write(path, keys, ints, lengths, *, precision=7, page_size=1024):
 def decoded(path, count=None, *, normalized=True):
     """Give keys and vectors of a scan."""
     reader = LocalReader(str(path))
-    count = reader.format.size if count is None else count
+    count = reader.contents.format.size if count is None else count
 
     def take(block):
         return block.first, block.keys.decode(), block.vectors.copy()
@@ -130,7 +130,7 @@ def test_usual_pages_are_taken_by_the_compiled_decoder(folder, code):
     ints = rng.integers(-(2**23), 2**23, (50, 20)) >> rng.integers(0, 25, (50, 20))
     path = write(folder / "usual", [f"k{i}" * 5 for i in range(50)], ints, [1.5] * 50)
     reader = LocalReader(str(path))
-    pages, told = reader.contents.pages, reader.format
+    pages, told = reader.contents.pages, reader.contents.format
     decoder = CompiledDecoder(code, pages.layout.usable, told.dim, told.precision)
     block = pages.block(reader.leaves(50))
     rowids, vectors, keys = decoder.decode(*block, Scratch())

@@ -23,6 +23,7 @@ from sql_similar import (
 import vfs
 from streamfile import Magnitude
 from streamfile.fts3.reader import Fulltext
+from streamfile.lookup.vectors import similar_to
 from streamfile.oov import ties
 from streamfile.oov.stem import stem
 from streamfile.readers import local
@@ -182,7 +183,7 @@ def test_rows_and_their_order_are_those_of_sqlite(folder, sql, reader_class, nam
     known = {key for (key,) in connection.execute("SELECT key FROM magnitude")}
     keys = [key for key in keys if key not in known]
     reader = reader_class(str(folder / name))
-    got = reader.similar(keys, language="en", case_insensitive=False)
+    got = similar_to(reader, keys, language="en", case_insensitive=False)
     reader.close()
     expected = [answer(connection, key) for key in keys]
     wrong = [
@@ -208,7 +209,7 @@ def test_without_a_language_nothing_is_stemmed(folder, sql, reader_class, option
     connection = sql("medium")
     keys = unknown_keys(connection, 60, 6)
     reader = reader_class(str(folder / "medium"))
-    got = reader.similar(keys, case_insensitive=False, **options)
+    got = similar_to(reader, keys, case_insensitive=False, **options)
     reader.close()
     for key, rows in zip(keys, got, strict=True):
         expected = answer(connection, key, stemmed=lambda key: key)
@@ -219,7 +220,7 @@ def test_case_insensitive_searches_are_lower_cased(folder, sql, reader_class):
     connection = sql("medium")
     keys = [key.upper() for key in unknown_keys(connection, 60, 7)]
     reader = reader_class(str(folder / "medium"))
-    got = reader.similar(keys, language="en", case_insensitive=True)
+    got = similar_to(reader, keys, language="en", case_insensitive=True)
     reader.close()
     for key, rows in zip(keys, got, strict=True):
         assert answer(connection, key, case_insensitive=True) in (None, rows), key
@@ -236,7 +237,7 @@ def test_other_windows_of_n_grams_make_phrases_of_several_terms(
     asked = ["a-b", "ba-be", "^ba", "a^b", "^-a", "^a-b", "b", "c", "zz", "ter-o", "x-^y", "---"]
     asked = [key for key in [*asked, *unknown_keys(connection, 60, 9)] if key not in keys]
     reader = reader_class(str(path))
-    got = reader.similar(asked, language="en", case_insensitive=False)
+    got = similar_to(reader, asked, language="en", case_insensitive=False)
     reader.close()
     for key, rows in zip(asked, got, strict=True):
         assert answer(connection, key, shortest=1, longest=4) in (None, rows), key
@@ -333,7 +334,7 @@ def test_many_ties_are_decided_from_the_index(folder, server, sql, monkeypatch):
     for most_rows in (-1, 10**9):
         monkeypatch.setattr(ties, "MOST_ROWS", most_rows)
         reader = WalkingReader(str(folder / "medium"))
-        answers.append(reader.similar(keys, language="en", case_insensitive=False))
+        answers.append(similar_to(reader, keys, language="en", case_insensitive=False))
         reader.close()
     assert answers[0] == answers[1]
 

@@ -16,6 +16,7 @@ from sql_similar import SUBWORD, misspelt, sql_similar
 
 from streamfile.fts3.builder import NgramIndex
 from streamfile.fts3.reader import Fulltext
+from streamfile.lookup.vectors import similar_to
 from streamfile.oov import ties
 from streamfile.oov.ties import Matches, Order, Ties
 from streamfile.readers.local import LocalReader
@@ -95,7 +96,7 @@ def steps(monkeypatch):
 
 
 def similar(reader, keys):
-    return reader.similar(keys, language="en", case_insensitive=False)
+    return similar_to(reader, keys, language="en", case_insensitive=False)
 
 
 def test_misspelt_words_have_the_rows_that_sqlite_finds(reader, sql, most_rows, steps):
@@ -179,7 +180,7 @@ def test_documents_are_counted_as_their_rows_say(path, tmp_path, changed):
         for docid, number in connection.execute(f"SELECT docid, num_ngrams FROM {SUBWORD}"):
             expected.setdefault(number // 4, []).append(docid)
     with closing(LocalReader(str(copy))) as reader:
-        told = reader.format
+        told = reader.contents.format
         pages = LocalPages(copy)
         fulltext = Fulltext(pages, told.segments_root, told.blocks_root)
         found = run(pages, fulltext.counted([*expected, 10**6]))

@@ -17,7 +17,7 @@ from serving import LoggingServer, asked_range
 
 import vfs
 from streamfile.errors import FormatError
-from streamfile.readers.kept_blobs import _Copy, blob_size
+from streamfile.readers.kept_blobs import _Copy, blob_size, keep_blob
 from streamfile.readers.local import LocalReader
 from streamfile.readers.remote import RemoteReader
 from vfs.btree.read_ahead import WINDOW
@@ -31,7 +31,7 @@ import streamfile.readers.kept_blobs
 from streamfile.readers.remote import RemoteReader
 streamfile.readers.kept_blobs.SAVE_AFTER = 1 << 20
 reader = RemoteReader(sys.argv[1], cache_dir=sys.argv[2], cache_size=128 << 20)
-print(reader.blob_file("magnitude_meta_1").path)
+print(keep_blob(reader, "magnitude_meta_1").path)
 """
 
 
@@ -86,28 +86,28 @@ def test_a_remote_blob_is_fetched_once(elmo, weights, tmp_path):
     with LoggingServer(elmo.parent) as server:
         reader = open_remote(server.url + elmo.name, tmp_path)
         opened = reader.stats.bytes
-        with reader.blob_file(META) as file:
+        with keep_blob(reader, META) as file:
             assert file.path.read_bytes() == weights
             fetched = reader.stats.bytes - opened
             stored = len(lz4.frame.compress(weights))
             assert stored < fetched < stored + 150_000
             requests = reader.stats.requests
-            with reader.blob_file(META) as again:
+            with keep_blob(reader, META) as again:
                 assert again.path == file.path
             assert reader.stats.requests == requests
         reader.close()
         later = open_remote(server.url + elmo.name, tmp_path)
-        with later.blob_file(META) as file:
+        with keep_blob(later, META) as file:
             assert file.path.read_bytes() == weights
         assert later.stats.requests == 1  # is the file still the same?
-        with later.blob_file("magnitude_meta_2") as file:
+        with keep_blob(later, "magnitude_meta_2") as file:
             assert file.path.read_bytes() == b"{}"
         later.close()
 
 
 def test_a_local_blob_is_kept_too(elmo, weights, cache):
     reader = LocalReader(str(elmo))
-    with reader.blob_file(META) as file, reader.blob_file("magnitude_meta_2") as options:
+    with keep_blob(reader, META) as file, keep_blob(reader, "magnitude_meta_2") as options:
         assert file.path.read_bytes() == weights
         assert options.path.read_bytes() == b"{}"
     reader.close()
@@ -116,10 +116,10 @@ def test_a_local_blob_is_kept_too(elmo, weights, cache):
 
 def test_a_changed_local_file_is_read_again(tmp_path, cache):
     path = with_frame(tmp_path / "f.magnitude", lz4.frame.compress(b"first"))
-    with LocalReader(str(path)).blob_file(META) as file:
+    with keep_blob(LocalReader(str(path)), META) as file:
         assert file.path.read_bytes() == b"first"
     with_frame(tmp_path / "new", lz4.frame.compress(b"second")).replace(path)
-    with LocalReader(str(path)).blob_file(META) as file:
+    with keep_blob(LocalReader(str(path)), META) as file:
         assert file.path.read_bytes() == b"second"
 
 
@@ -137,14 +137,14 @@ def test_decompresses_every_kind_of_frame(tmp_path, cache, pieces, options):
     content = b"".join(bytes([n % 256]) * 40 + os.urandom(n % 100) for n in range(30_000))
     frame = lz4.frame.compress(content, **options)
     path = with_frame(tmp_path / "f.magnitude", frame, pieces=pieces)
-    with LocalReader(str(path)).blob_file(META) as file:
+    with keep_blob(LocalReader(str(path)), META) as file:
         assert file.path.read_bytes() == content
 
 
 @pytest.mark.parametrize("content", [b"", b"x"])
 def test_keeps_a_file_of_hardly_any_bytes(tmp_path, cache, content):
     path = with_frame(tmp_path / "f.magnitude", lz4.frame.compress(content), pieces=1)
-    with LocalReader(str(path)).blob_file(META) as file:
+    with keep_blob(LocalReader(str(path)), META) as file:
         assert file.path.read_bytes() == content
 
 
@@ -159,9 +159,9 @@ def test_reads_the_table_of_an_approximate_index(tmp_path, cache):
     connection.execute("UPDATE magnitude_format SET value = 50 WHERE key = 'approx_trees'")
     connection.close()
     reader = LocalReader(str(path))
-    assert (reader.format.approx, reader.format.approx_trees) == (True, 50)
-    assert reader.format.max_duplicate_keys >= 1
-    with reader.blob_file("magnitude_approx") as file:
+    assert (reader.contents.format.approx, reader.contents.format.approx_trees) == (True, 50)
+    assert reader.contents.format.max_duplicate_keys >= 1
+    with keep_blob(reader, "magnitude_approx") as file:
         assert file.path.read_bytes() == content
 
 
@@ -179,7 +179,7 @@ def test_refuses_an_approximate_index_that_cannot_be(tmp_path, key, value):
 
 def test_says_that_there_is_no_such_table(elmo, cache):
     with pytest.raises(FormatError, match="has no table magnitude_approx"):
-        LocalReader(str(elmo)).blob_file("magnitude_approx")
+        keep_blob(LocalReader(str(elmo)), "magnitude_approx")
 
 
 def test_goes_on_where_the_server_failed(elmo, weights, tmp_path):
@@ -187,11 +187,11 @@ def test_goes_on_where_the_server_failed(elmo, weights, tmp_path):
     with refusing(content, 40) as server:
         reader = open_remote(server.url, tmp_path)
         with pytest.raises(vfs.AccessError):
-            reader.blob_file(META)
+            keep_blob(reader, META)
         assert reader.stats.bytes > WINDOW + 2 * ONE_BLOCK
         first = reader.stats.bytes
         server.then = Ok()
-        with reader.blob_file(META) as file:
+        with keep_blob(reader, META) as file:
             assert file.path.read_bytes() == weights
         assert reader.stats.bytes - len(content) < WINDOW + ONE_BLOCK
         assert reader.stats.bytes - first < len(content) - ONE_BLOCK
@@ -216,7 +216,7 @@ def test_goes_on_where_a_killed_process_was(elmo, weights, tmp_path):
         assert server.child.returncode == -signal.SIGKILL
         assert any(name.endswith(".state") for name in kept(tmp_path))
         reader = open_remote(url, tmp_path)
-        with reader.blob_file(META) as file:
+        with keep_blob(reader, META) as file:
             assert file.path.read_bytes() == weights
         assert 0 < reader.stats.bytes < SIZE - ONE_BLOCK
         reader.close()
@@ -226,13 +226,13 @@ def test_starts_afresh_where_the_file_changed(elmo, tmp_path):
     with refusing(elmo.read_bytes(), 40) as server:
         reader = open_remote(server.url, tmp_path)
         with pytest.raises(vfs.AccessError):
-            reader.blob_file(META)
+            keep_blob(reader, META)
         reader.close()
         other = os.urandom(SIZE)
         path = with_frame(tmp_path / "other", lz4.frame.compress(other))
         server.content, server.etag, server.then = path.read_bytes(), '"v2"', Ok()
         reader = open_remote(server.url, tmp_path)
-        with reader.blob_file(META) as file:
+        with keep_blob(reader, META) as file:
             assert file.path.read_bytes() == other
         assert reader.stats.bytes > SIZE
         reader.close()
@@ -243,7 +243,7 @@ def test_a_file_that_changes_meanwhile_is_an_error(elmo, tmp_path):
         server.then = Status(412)
         reader = open_remote(server.url, tmp_path)
         with pytest.raises(vfs.FileChangedError):
-            reader.blob_file(META)
+            keep_blob(reader, META)
         reader.close()
 
 
@@ -269,9 +269,9 @@ def peak():
     return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) << 10
 
 reader = RemoteReader(sys.argv[1], cache_dir=sys.argv[2], cache_size=128 << 20)
-reader.blob_file("magnitude_meta_2").close()
+keep_blob(reader, "magnitude_meta_2").close()
 before = peak()
-reader.blob_file("magnitude_meta_1").close()
+keep_blob(reader, "magnitude_meta_1").close()
 print(peak() - before)
 """
 
@@ -301,11 +301,11 @@ def test_an_interrupt_leaves_all_usable(elmo, weights, tmp_path, ctrl_c):
         reader = open_remote(server.url + elmo.name, tmp_path)
         server.after = 30
         with pytest.raises(KeyboardInterrupt):
-            reader.blob_file(META)
+            keep_blob(reader, META)
         key = random_words(10_000, 1)[0]
         assert reader.find([key], case_insensitive=False) == {key: 1}
         before = reader.stats.bytes
-        with reader.blob_file(META) as file:
+        with keep_blob(reader, META) as file:
             assert file.path.read_bytes() == weights
         assert reader.stats.bytes - before < SIZE
         reader.close()
@@ -321,11 +321,11 @@ def test_a_budget_refuses_before_anything_of_a_blob_is_fetched(
         setattr(reader.budget, name, limit)
         before = reader.stats.requests
         with pytest.raises(vfs.BudgetError, match=name):
-            reader.blob_file(META)
+            keep_blob(reader, META)
         assert reader.stats.requests - before <= 1
         assert not kept(tmp_path)
         setattr(reader.budget, name, None)
-        with reader.blob_file(META) as file:
+        with keep_blob(reader, META) as file:
             assert file.path.read_bytes() == weights
         assert getattr(reader.stats, spent) > limit
         reader.close()
@@ -335,11 +335,11 @@ def test_says_what_it_needs_where_nothing_can_be_kept(elmo, tmp_path):
     stored = f"{len(lz4.frame.compress(b'{}')):,}"
     with LoggingServer(elmo.parent) as server:
         with pytest.raises(vfs.CacheSpaceError, match=f"{stored} bytes .* no disk cache"):
-            RemoteReader(server.url + elmo.name, cache_size=0).blob_file("magnitude_meta_2")
+            keep_blob(RemoteReader(server.url + elmo.name, cache_size=0), "magnitude_meta_2")
         small = RemoteReader(server.url + elmo.name, cache_dir=tmp_path, cache_size=8 << 20)
         before = small.stats.bytes
         with pytest.raises(vfs.CacheSpaceError, match="does not fit"):
-            small.blob_file(META)
+            keep_blob(small, META)
         assert small.stats.bytes - before < 150_000
         assert not kept(tmp_path)
         small.close()
@@ -347,7 +347,7 @@ def test_says_what_it_needs_where_nothing_can_be_kept(elmo, tmp_path):
     with ScriptedServer(elmo.read_bytes(), then=anonymous, etag=None) as server:
         reader = open_remote(server.url, tmp_path)
         with pytest.raises(vfs.CacheSpaceError, match="tells no version"):
-            reader.blob_file(META)
+            keep_blob(reader, META)
         reader.close()
 
 
@@ -362,7 +362,7 @@ def test_says_what_a_frame_expands_to(tmp_path):
         reader = RemoteReader(server.url + "told", **own)
         assert blob_size(reader, META) == len(content)
         with pytest.raises(vfs.CacheSpaceError, match="needs 3,035,136 bytes"):  # whole blocks
-            reader.blob_file(META)
+            keep_blob(reader, META)
         reader.close()
         reader = RemoteReader(server.url + "silent", **own)
         assert blob_size(reader, META) == len(told) - 8
@@ -386,7 +386,7 @@ def test_refuses_a_damaged_frame_and_keeps_nothing(tmp_path, monkeypatch, cache,
     path = with_frame(tmp_path / "f.magnitude", change(frame))
     for _ in range(2):
         with pytest.raises(FormatError, match=message):
-            LocalReader(str(path)).blob_file(META)
+            keep_blob(LocalReader(str(path)), META)
         assert not kept(cache)
 
 
@@ -403,7 +403,7 @@ def test_refuses_a_blob_that_the_file_cannot_hold_before_room_is_made(tmp_path, 
     assert content.count(record(300_000)) == 1
     path.write_bytes(content.replace(record(300_000), record(1_040_000)))
     with pytest.raises(vfs.DatabaseError, match="blobs of 1,040,000 bytes in a file of"):
-        LocalReader(str(path)).blob_file(META)
+        keep_blob(LocalReader(str(path)), META)
 
 
 def three_bytes(number):
@@ -415,7 +415,7 @@ def test_a_frame_that_expands_without_end_is_stopped(tmp_path, cache):
     frame = lz4.frame.compress(bytes(100 << 20), store_size=False)
     path = with_frame(tmp_path / "f.magnitude", frame)
     with pytest.raises(FormatError, match="expands beyond"):
-        LocalReader(str(path)).blob_file(META)
+        keep_blob(LocalReader(str(path)), META)
     assert not kept(cache)
 
 
@@ -425,7 +425,7 @@ def test_a_file_that_expands_beyond_the_cap_is_stopped(tmp_path, monkeypatch, ca
         frame = lz4.frame.compress(os.urandom(2 << 20) * 12, block_size=7, store_size=store)
         path = with_frame(tmp_path / f"{store}.magnitude", frame)
         with pytest.raises(vfs.CacheSpaceError, match="does not fit"):
-            LocalReader(str(path)).blob_file(META)
+            keep_blob(LocalReader(str(path)), META)
         assert not kept(cache)
 
 
@@ -446,9 +446,9 @@ def test_goes_on_from_any_saved_state(tmp_path, cache, monkeypatch):
     monkeypatch.setattr(_Copy, "_write", breaking)
     for _ in range(2):
         with pytest.raises(ConnectionError):
-            LocalReader(str(path)).blob_file(META)
+            keep_blob(LocalReader(str(path)), META)
     for _ in range(10):
-        with suppress(ConnectionError), LocalReader(str(path)).blob_file(META) as file:
+        with suppress(ConnectionError), keep_blob(LocalReader(str(path)), META) as file:
             assert file.path.read_bytes() == content
             return
     pytest.fail("it did not come to an end")
@@ -465,9 +465,9 @@ def test_goes_on_from_an_interrupt_behind_the_last_byte(tmp_path, cache, monkeyp
     with monkeypatch.context() as patch:
         patch.setattr(_Copy, "_write", breaking)
         with pytest.raises(ConnectionError):
-            LocalReader(str(path)).blob_file(META)
+            keep_blob(LocalReader(str(path)), META)
     assert [Path(name).suffix for name in kept(cache)] == [".part", ".state"]
-    with LocalReader(str(path)).blob_file(META) as file:
+    with keep_blob(LocalReader(str(path)), META) as file:
         assert file.path.read_bytes() == b"content"
 
 
@@ -483,5 +483,5 @@ def test_a_state_of_another_release_is_not_believed(tmp_path, cache):
     with pytest.raises(ConnectionError):
         files.make(name, 5000, other)
     assert len(kept(cache)) == 2
-    with reader.blob_file(META) as file:
+    with keep_blob(reader, META) as file:
         assert file.path.read_bytes() == b"content" * 1000

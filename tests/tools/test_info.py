@@ -116,7 +116,7 @@ def test_a_url_tells_the_same_within_two_round_trips(folder, server, name, monke
         readers.append(RemoteReader(*args, **options))
         return readers[-1]
 
-    monkeypatch.setattr("streamfile.tools.info.RemoteReader", remember)
+    monkeypatch.setattr("streamfile.readers.open.RemoteReader", remember)
     told, local = info(server.url + name, cache_size=0), info(folder / name)
     assert told == dataclasses.replace(local, name=server.url + name)
     (reader,) = readers

@@ -10,6 +10,7 @@ from serving import LoggingServer
 from sql_similar import misspelt, random_vector, sql_similar, sql_vector
 
 from streamfile import Magnitude
+from streamfile.lookup.vectors import similar_to
 from streamfile.readers.local import LocalReader
 from streamfile.readers.remote import RemoteReader
 
@@ -106,7 +107,7 @@ def test_misspelt_words_have_the_rows_of_sqlite(glove, path, server, sql, way):
         reader = LocalReader(str(path))
     else:
         reader = RemoteReader(server.url + "glove", cache_size=0)
-    got = reader.similar(asked, language="en", case_insensitive=False)
+    got = similar_to(reader, asked, language="en", case_insensitive=False)
     reader.close()
     expected = [sql_similar(sql, key) for key in asked]
     assert got == expected

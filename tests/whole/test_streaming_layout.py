@@ -23,6 +23,7 @@ from sql_similar import misspelt, sql_similar
 import streamfile
 from streamfile import FormatError, Magnitude
 from streamfile.format.packed_blocks import pack_blocks, unpack_blocks
+from streamfile.lookup.vectors import similar_to
 from streamfile.readers.remote import RemoteReader
 from streamfile.tools.repack import repack
 from vfs import DatabaseError, remote_file
@@ -228,7 +229,7 @@ def sql(folder):
 
 
 def similar(reader, keys):
-    return reader.similar(keys, language="en", case_insensitive=False)
+    return similar_to(reader, keys, language="en", case_insensitive=False)
 
 
 def test_misspelt_words_have_the_rows_that_sqlite_finds(reader, sql):

@@ -63,7 +63,7 @@ def checked(path, declaration, rows, records):
 @quick
 def test_keys_are_sorted_as_an_index_of_sqlite_is(tmp_path, texts, run, batch):
     connection = database(texts)
-    with closing(Keys(tmp_path)) as keys, mock.patch.object(keys, "RUN", run):
+    with closing(Keys(tmp_path)) as keys, mock.patch("streamfile.write.keys.RUN", run):
         for begin in range(0, len(texts), batch):
             keys.add([text.encode() for text in texts[begin : begin + batch]])
         found = [(key.decode(), rowid) for key, rowid in keys.sorted()]

@@ -1,4 +1,4 @@
-"""SQLite's pages, records and b-trees, walked level by level.
+"""SQLite's pages, records and b-trees, read level by level.
 
-It may import remote_file and below.
+This package may import remote_file and the modules that remote_file may import.
 """

@@ -1,4 +1,4 @@
-"""Blobs of any length as a stream, out of their overflow chains (file format, section 1.6)."""
+"""Blobs of any length, streamed from their overflow chains (file format, section 1.6)."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vfs.btree.pages import Layout
-from vfs.btree.read_ahead import PIECE, Ahead, FilePages, Span
+from vfs.btree.pages import FilePages, Layout
+from vfs.btree.read_ahead import PIECE, Ahead, Span
 from vfs.btree.record import Page, read_varint, size_of
 from vfs.btree.table import Table
 from vfs.btree.tree import Visited, VisitedMany
@@ -19,16 +19,16 @@ MOST_PAGES = 256
 
 
 class Blob(NamedTuple):
-    """Where one row has its blob.
+    """Location of the blob of one row.
 
     Attributes
     ----------
     local
-        The first bytes.
+        The first bytes of the blob, from the leaf page.
     size
-        Bytes in all.
+        Length of the whole blob in bytes.
     overflow
-        Page of the next ones, 0 if there are none.
+        First page of the overflow chain, 0 if the blob does not overflow.
     """
 
     local: bytes
@@ -37,16 +37,16 @@ class Blob(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where to go on in the blobs of some rows.
+    """Position in the blobs of a list of rows, from which reading can go on.
 
     Attributes
     ----------
     row
-        Position of the row.
+        Position of the row in the list.
     page
-        The overflow page, 0 for the row's beginning.
+        Number of the overflow page, 0 for the beginning of the row's blob.
     at
-        Bytes of the row's blob before that page.
+        Number of bytes of the row's blob before that page.
     """
 
     row: int
@@ -58,32 +58,33 @@ BEGINNING = Place(0, 0, 0)
 
 
 class BlobPiece(NamedTuple):
-    """Consecutive bytes of a blob, and where they begin."""
+    """Consecutive bytes of a blob, and the place where they begin."""
 
     data: Page
     place: Place
 
 
 class BlobTable(Table):
-    """A table of a few rows, each with a blob too large for a record in memory."""
+    """A table of a few rows, each with a blob that is too large for memory."""
 
     def blobs(self, column: int) -> Walk[list[Blob]]:
-        """Find the blobs of all rows, without their overflow pages.
+        """Locate the blobs of all rows, without reading overflow pages.
 
         Parameters
         ----------
         column
-            Position of the blob among the columns, from 0. What is before it must not overflow.
+            Position of the blob's column, from 0. The values of earlier columns must be in the
+            leaf page.
 
         Returns
         -------
         list of Blob
-            In the order of row ids.
+            The blobs, in the order of row ids.
 
         Raises
         ------
         DatabaseError
-            Another value in the column, or more than 256 pages.
+            A row has no blob in the column, or the table has more than 256 pages.
         """
         found: list[Blob] = []
         for _, (head, size, overflow) in (yield from self.records()):
@@ -98,17 +99,17 @@ class BlobTable(Table):
         return found
 
     def records(self) -> Walk[list[tuple[int, Blob]]]:
-        """Find all records, without their overflow pages, each as if it were a blob.
+        """Locate whole records as blobs, without reading overflow pages.
 
         Returns
         -------
         list of (row id, Blob)
-            In the order of row ids.
+            The records, in the order of row ids.
 
         Raises
         ------
         DatabaseError
-            More than 256 pages.
+            The table has more than 256 pages.
         """
         data, base, cells = yield from self._all_cells(MOST_PAGES, Visited(self.name))
         rowids, at, sizes, local = self._locate(data, base, cells)
@@ -125,32 +126,32 @@ class BlobTable(Table):
 def read_blobs(
     pages: FilePages, blobs: Sequence[Blob], start: Place = BEGINNING
 ) -> Generator[BlobPiece, None, None]:
-    """Read blobs one after another, each page only when the one before points to it.
+    """Yield the content of blobs, one blob after another.
 
-    The pages of a chain are taken to follow each other in the file, but for the page of the lock
-    byte, so that many requests are under way at once. Where they do not, reading goes on at the
-    page pointed to, first with short requests, then with longer ones again.
+    Many requests run at once, because a chain is expected on consecutive pages, except the page
+    of the lock byte. Each page is used only if its predecessor points to it. If a chain goes on at
+    another page, reading goes on there, with short requests first and longer ones later.
 
     Parameters
     ----------
     pages
-        Of the file.
+        Pages of the file.
     blobs
-        As `BlobTable.blobs` found them.
+        Blobs from `BlobTable.blobs`.
     start
-        Where to begin: the place of a piece that came from the same file.
+        Place where reading begins: the place of an earlier piece of the same blobs.
 
     Yields
     ------
     BlobPiece
-        In order, without gaps, of at most 512 KiB or a page.
+        The pieces in order, without gaps, each of at most 512 KiB or one page.
 
     Raises
     ------
     DatabaseError
-        A chain that ends early, leads out of the file or back to a page that was read.
+        A chain ends early, leads out of the file, or leads back to a page that was read.
     VFSError
-        What a request failed with, see `vfs.errors`.
+        A request failed, see `vfs.errors`.
     """
     _check_size(pages, blobs)
     layout, visited = pages.layout, VisitedMany(pages)
@@ -184,12 +185,12 @@ def read_blobs(
 def blob_ranges(
     pages: FilePages, blobs: Sequence[Blob], start: Place = BEGINNING
 ) -> list[tuple[int, int]]:
-    """Tell the (start, end) byte ranges that `read_blobs` asks for if the chains are consecutive.
+    """List the (start, end) byte ranges that `read_blobs` requests of consecutive chains.
 
     Raises
     ------
     DatabaseError
-        The file cannot hold so much.
+        The blobs are longer than the file.
     """
     _check_size(pages, blobs)
     size = pages.layout.page_size
@@ -222,7 +223,7 @@ def _check_page(pages: FilePages, page: int, left: int) -> None:
 
 
 def _find(head: bytes, column: int) -> tuple[int, int]:
-    """Give the offset and length of a blob in a record; -1 as offset if it is none."""
+    """Find the offset and length of a blob in a record; the offset is -1 if it is no blob."""
     header, at = read_varint(head, 0)
     if not at <= header <= len(head):
         raise IndexError
@@ -237,14 +238,14 @@ def _find(head: bytes, column: int) -> tuple[int, int]:
 
 
 def _spans(layout: Layout, blobs: Sequence[Blob], start: Place) -> Iterator[Span]:
-    """Guess where the overflow pages are: (first, last), none of them the lock byte's."""
+    """Yield the expected runs of overflow pages, (first, last), without the lock byte's page."""
     room = layout.usable - 4
     for row in range(start.row, len(blobs)):
         blob = blobs[row]
         page, at = _chain_begin(blob, row, start)
         count = -((at - blob.size) // room)
         if not count or not 1 <= page <= layout.page_count:
-            continue  # the reader will come to the same place, and say what is wrong
+            continue  # `read_blobs` raises the error for a bad page
         last = page + count - 1
         if page < layout.lock_page <= last:
             yield page, layout.lock_page - 1
@@ -254,7 +255,7 @@ def _spans(layout: Layout, blobs: Sequence[Blob], start: Place) -> Iterator[Span
 
 
 def _chain_begin(blob: Blob, row: int, start: Place) -> tuple[int, int]:
-    """Give the page of the chain to read first, and how much of the blob is before it."""
+    """Return the first overflow page to read, and the number of the blob's bytes before it."""
     if row == start.row and start.page:
         return start.page, start.at
     return blob.overflow, len(blob.local)

@@ -1,4 +1,4 @@
-"""Many keys down an index b-tree, level by level (file format, section 1.6)."""
+"""Lookup of many keys in an index b-tree, level by level (file format, section 1.6)."""
 
 from __future__ import annotations
 
@@ -13,24 +13,28 @@ from vfs.btree.record import Page, read_varint, size_of
 from vfs.btree.tree import INTERIOR_HEADER, LEAF_HEADER, BTree, Visited
 from vfs.btree.walk import Walk, together
 
-Bounds = tuple[bytes | None, bytes | None]  # folded keys; None where there is no limit
+Bounds = tuple[bytes | None, bytes | None]  # least and greatest folded key; None: no bound
 
 
 def nocase(key: bytes) -> bytes:
-    """Fold a key as SQLite's NOCASE compares it: ASCII letters only, to a NUL, then by length."""
+    """Fold a key for SQLite's NOCASE collation.
+
+    ASCII letters are folded to lower case, up to the first NUL; keys with a NUL that are equal up
+    to it are compared by length.
+    """
     begin, nul, _ = key.partition(b"\0")
     return begin.lower() + nul + len(key).to_bytes(8, "big") if nul else key.lower()
 
 
 class Index(BTree[IndexNode]):
-    """An index b-tree on one text column: keys lead to row ids.
+    """An index b-tree on one text column; its records are (key, row id).
 
     Parameters
     ----------
     pages, root, rows
-        See `Table`.
+        See `BTree`.
     fold
-        The column's collation as a function: two keys sort as their folded forms do.
+        The column's collation as a function: keys sort in the byte order of their folded forms.
     """
 
     interior_type = 2
@@ -44,21 +48,21 @@ class Index(BTree[IndexNode]):
 
     @property
     def most_local(self) -> int:
-        """Bytes above which a record overflows."""
+        """Length in bytes of the longest record that needs no overflow page."""
         return (self.layout.usable - 12) * 64 // 255 - 23
 
     def find(self, keys: Sequence[bytes]) -> Walk[list[list[Entry]]]:
-        """Look keys up.
+        """Look up keys.
 
         Parameters
         ----------
         keys
-            UTF-8.
+            Keys in UTF-8.
 
         Returns
         -------
         list of list of (key, row id)
-            For each key the entries equal to it under the collation, in the index's order.
+            For each key, the entries whose keys are equal to it under the collation, by row id.
         """
         folded = [self.fold(key) for key in keys]
         matches: dict[bytes, list[Entry]] = {key: [] for key in sorted(set(folded))}
@@ -96,11 +100,13 @@ class Index(BTree[IndexNode]):
         targets: Sequence[bytes],
         visited: Visited,
     ) -> Walk[tuple[list[tuple[bytes, Entry]], dict[int, list[bytes]], dict[int, Bounds]]]:
-        """Look rising folded keys up in one page.
+        """Look up sorted folded keys in one page.
 
         Returns
         -------
-        entries equal to them, where to go on, and between which keys that must be
+        equal, below, within
+            (folded key, entry) pairs of the page's entries that are equal to a key, the keys to
+            look up in each child, and the bounds of each of these children.
         """
         node = self.interior[number] if leaf is None else self.leaf(number, leaf)
         entries = Entries(self, number, node, visited)
@@ -121,13 +127,29 @@ class Index(BTree[IndexNode]):
         return equal, below, within
 
     def bounds(self, node: IndexNode, place: int, bounds: Bounds) -> Bounds:
-        """Tell between which keys those of a page's child are, given that of the page itself."""
+        """Return the bounds of the keys of a page's child.
+
+        Parameters
+        ----------
+        node
+            The page.
+        place
+            Position of the child among the page's children.
+        bounds
+            Bounds of the keys of the page.
+        """
         least = self._folded(node, place - 1) if place else bounds[0]
         most = bounds[1] if place == len(node.cells) else self._folded(node, place)
         return least, most
 
     def beginning_with(self, node: IndexNode, prefix: bytes) -> tuple[int, int]:
-        """Find the first cell that begins with a folded prefix, and the first one behind those."""
+        """Find the range of cells whose folded keys begin with a folded prefix.
+
+        Returns
+        -------
+        first, end
+            Positions of the first such cell, and of the first cell behind them.
+        """
 
         def beginning(place: int) -> bytes:
             local = node.cells[place].local
@@ -146,9 +168,14 @@ class Index(BTree[IndexNode]):
         )
 
     def check_bounds(self, number: int, leaf: IndexNode, bounds: Bounds) -> None:
-        """Refuse a leaf that is not the one which belongs between its parents' keys.
+        """Raise an error if the keys of a leaf are outside of the bounds from its parents.
 
-        What the parents are may come from a router, which may be of another file.
+        The parents may come from a router (see `unpack`) that was made of another file.
+
+        Raises
+        ------
+        DatabaseError
+            The first key is below the lower bound, or the last key is above the upper one.
         """
         if not len(leaf.cells):
             return
@@ -159,7 +186,7 @@ class Index(BTree[IndexNode]):
             raise self.malformed(number, "keys that do not belong there")
 
     def _folded(self, node: IndexNode, position: int) -> bytes | None:
-        """Give a cell's folded key, None if it is not all in its page."""
+        """Return a cell's folded key, None if it is no text or overflows its page."""
         local = node.cells[position].local
         try:
             header, at = read_varint(local, 0)
@@ -172,7 +199,7 @@ class Index(BTree[IndexNode]):
         return self.fold(local[header:end])
 
     def _bound(self, entries: Entries, target: bytes, low: int, least: int) -> Walk[int]:
-        """Find the first cell whose order against a folded key is not below `least`."""
+        """Find the first cell from `low` on whose `_compare` result is at least `least`."""
         high = len(entries)
         while low < high:
             middle = (low + high) // 2
@@ -184,7 +211,10 @@ class Index(BTree[IndexNode]):
         return low
 
     def _compare(self, entries: Entries, position: int, target: bytes) -> Walk[int]:
-        """Compare a cell's key with a folded key; read its overflow only if it takes that."""
+        """Compare a cell's key with a folded key: -1, 0 or 1.
+
+        The overflow chain is read only if the part of the key in the page does not decide.
+        """
         local = entries.cell(position).local
         try:
             header, at = read_varint(local, 0)
@@ -192,7 +222,7 @@ class Index(BTree[IndexNode]):
         except IndexError:
             raise self.malformed(entries.number, "a record cut off in its header") from None
         if kind < 13 or kind % 2 == 0:
-            return 1 if kind >= 12 else -1  # NULL and numbers sort before text, blobs after
+            return 1 if kind >= 12 else -1  # NULL and numbers sort before text, blobs behind it
         end = header + size_of(kind)
         key = local[header:end]
         if len(local) < end:
@@ -205,12 +235,12 @@ class Index(BTree[IndexNode]):
         return (folded > target) - (folded < target)
 
     def check_room(self, number: int, cells: Iterable[Cell]) -> list[Cell]:
-        """Give the cells of an interior page, as long as they fit into one.
+        """Collect the cells of an interior page, and check that they fit into one page.
 
         Raises
         ------
         DatabaseError
-            They are larger than a page together.
+            Their records are together longer than a page.
         """
         checked: list[Cell] = []
         room = self.layout.usable
@@ -230,20 +260,20 @@ class Index(BTree[IndexNode]):
         return IndexNode(cells, np.array([*children, last], np.int64))
 
     def leaf(self, number: int, page: Page) -> IndexNode:
-        """Parse a leaf page, which begins with its header."""
+        """Parse a leaf page whose bytes begin with the page header."""
         offsets = self.cell_offsets(number, page, LEAF_HEADER)
         return IndexNode(Cells(self, number, page, offsets), np.zeros(0, np.int64))
 
 
 class Entries:
-    """The entries of one page, as one walk reads them.
+    """The entries of one page, read by one walk.
 
     Parameters
     ----------
     index, number, node
-        The page.
+        The index, and the number and the node of the page.
     visited
-        By the walk, overflow pages included.
+        Pages that the walk visited, overflow pages included.
     """
 
     def __init__(self, index: Index, number: int, node: IndexNode, visited: Visited) -> None:
@@ -256,11 +286,11 @@ class Entries:
         return len(self._node.cells)
 
     def cell(self, position: int) -> Cell:
-        """Give an entry's cell."""
+        """Return an entry's cell."""
         return self._node.cells[position]
 
     def record(self, position: int) -> Walk[bytes]:
-        """Get an entry's whole record."""
+        """Read an entry's whole record, its overflow chain included."""
         if position not in self._records:
             cell = self.cell(position)
             tail = b""
@@ -271,7 +301,13 @@ class Entries:
         return self._records[position]
 
     def decode(self, low: int, high: int) -> Walk[list[Entry]]:
-        """Get the keys and row ids of entries, none of them twice in a page's life."""
+        """Decode the keys and row ids of entries; a walk decodes each entry at most once.
+
+        Raises
+        ------
+        DatabaseError
+            An entry is no key and row id, or the decoded entries are together longer than a page.
+        """
         decoded: list[Entry] = []
         for position in range(low, high):
             self._room -= len(self.cell(position).local)

@@ -1,4 +1,4 @@
-"""The cells of index pages (file format, section 1.6)."""
+"""Cells of index pages (SQLite file format, section 1.6)."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from vfs.btree.record import Ints, Page, read_varint
 from vfs.btree.tree import BTree
 
 Entry = tuple[bytes, int]
-LEAST_RECORD = 3  # a header that says NULL and row id 0
+LEAST_RECORD = 3  # bytes of the shortest record, NULL and row id 0: its header alone
 
 
 @dataclass(frozen=True)
 class Cell:
-    """An entry of an index page.
+    """A cell of an index page.
 
     Attributes
     ----------
     local
-        The part of its record that is in the page.
+        The part of the record that is in the page.
     size
-        Length of the whole record.
+        Length of the whole record in bytes.
     overflow
-        The page where the rest begins, 0 if there is none.
+        The first page of the overflow chain, 0 if the record does not overflow.
     """
 
     local: bytes
@@ -36,14 +36,22 @@ class Cell:
 
 @dataclass(frozen=True)
 class IndexNode:
-    """A page of an index; cell i lies between child i and child i + 1. Leaves have no children."""
+    """A page of an index b-tree: cell i sorts between child i and child i + 1.
+
+    Attributes
+    ----------
+    cells
+        The cells of the page, in order.
+    children
+        Page numbers of the children, int64, one more than cells; none in a leaf.
+    """
 
     cells: Sequence[Cell] | Cells
     children: Ints
 
 
 class Cells:
-    """The cells of an index page, decoded when looked at."""
+    """The cells of an index page, a sequence that decodes a cell at each access."""
 
     def __init__(self, index: BTree[Any], number: int, page: Page, offsets: Ints) -> None:
         self._index, self._number, self._page = index, number, page

@@ -1,4 +1,4 @@
-"""Many leaves of an index at once, for the keys of many row ids."""
+"""Keys of many row ids, read from the leaves of an index in one wave."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ WIDTHS = np.array(SIZES)
 def read_keys(
     index: Index, rowids: npt.ArrayLike, *, prefix: bytes = b""
 ) -> Walk[dict[int, bytes]]:
-    """Find the keys of row ids by reading the index, its leaves in one wave.
+    """Look up the keys of row ids by reading the index, its leaves in one wave.
 
     Parameters
     ----------
     index
-        On a text column.
+        Index on a text column.
     rowids
-        In any order.
+        Row ids in any order.
     prefix
-        Only the part of the index that has the keys which begin with it under the collation is
-        read; UTF-8, without NUL.
+        Prefix in UTF-8, without NUL. Only pages that can have keys with this prefix, under the
+        collation, are read.
 
     Returns
     -------
     dict
-        Keys by row id, all that begin with the prefix and maybe others, but for those not there,
-        and those so long that they overflow their page.
+        Keys by row id. A row id is left out if the index does not have it, or if its key
+        overflows the page. Keys that do not begin with the prefix may be left out too.
     """
     wanted = np.unique(np.asarray(rowids, np.int64))
     found: dict[int, bytes] = {}
@@ -91,7 +91,7 @@ def _integers(data: npt.NDArray[np.uint8], at: Ints, widths: Ints, kinds: Ints) 
         inside = position < widths
         byte = data[np.where(inside, at + position, 0)].astype(np.int64)
         if position == 0:
-            byte = byte.astype(np.int8).astype(np.int64)  # carries the sign
+            byte = byte.astype(np.int8).astype(np.int64)  # the first byte has the sign bit
         values = np.where(inside, values << 8 | byte & (-1 if position == 0 else 0xFF), values)
     return values
 

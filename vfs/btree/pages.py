@@ -20,21 +20,22 @@ LOCK_BYTE = 1 << 30
 
 
 class Layout:
-    """How a database file is divided, read from its first 100 bytes.
+    """Page size, page count and usable size of a database file, read from its header.
 
     Parameters
     ----------
     name
         The file's name, for messages.
     header
-        The file's first bytes.
+        The first 100 bytes of the file, or more.
     size
         The file's length in bytes.
 
     Raises
     ------
     DatabaseError
-        No SQLite database, one that is not UTF-8, or a truncated one.
+        The file is no SQLite database, its text encoding is not UTF-8, its header is damaged, or
+        the file is truncated.
     """
 
     def __init__(self, name: str, header: bytes, size: int) -> None:
@@ -66,7 +67,7 @@ class Layout:
 
 
 class Pages(Protocol):
-    """Reads pages by number; what a b-tree needs of a file."""
+    """Interface through which a b-tree reads the pages of a file by number."""
 
     name: str
     layout: Layout
@@ -74,19 +75,24 @@ class Pages(Protocol):
     def read(
         self, numbers: Iterable[int], *, spare: Sequence[int] = (), opening: bool = False
     ) -> dict[int, Page]:
-        """Read pages in one wave, and those of `spare` that come for nothing beside it."""
+        """Read pages in one wave, with the pages of `spare` that need no further wave."""
 
     def cached(self, number: int) -> Page | None:
-        """Give a page if no wave is needed for it."""
+        """Return a page if it needs no wave, else None."""
 
     def block(self, numbers: Ints) -> tuple[Bytes, Ints]:
-        """Read pages, at least one and all different, for vectorised decoding.
+        """Read pages for vectorised decoding.
+
+        Parameters
+        ----------
+        numbers
+            Page numbers, at least one, without repeats, int64, shape (n,).
 
         Returns
         -------
         data, starts
-            uint8 array with room for two varints behind the last page, and where in it each
-            page begins.
+            A uint8 array with at least 18 bytes behind the last page, enough for two varints, and
+            the offset of each page in the array, int64, shape (n,).
         """
 
 
@@ -96,14 +102,14 @@ class RemotePages:
     Parameters
     ----------
     file
-        Read from; it may be shared.
+        The file to read; other objects may read the same one.
     known
-        Pages that came from elsewhere.
+        Page bytes by number, from another source than the file. `cached` returns them.
 
     Attributes
     ----------
     version
-        Of the file when its header was read.
+        The version of the file when its header was read.
 
     Raises
     ------
@@ -131,22 +137,24 @@ class RemotePages:
         numbers
             Page numbers, from 1.
         spare
-            Pages to fetch on connections that the wave leaves over.
+            Numbers of pages to fetch as well, on connections that the wave does not use.
         opening
-            Whether the pages only serve to open the database: they stay in the cache longer than
-            others, and those that are there are believed before the server was asked.
+            Whether the pages only serve to open the database. The cache keeps such pages longer
+            than others. If it has all of `numbers`, they are returned without a request that
+            validates the version of the file.
 
         Returns
         -------
         dict
-            Page bytes by number: all of `numbers`, and those of `spare` that are there now.
+            Page bytes by number: all of `numbers`, and the pages of `spare` that are cached after
+            the wave.
 
         Raises
         ------
         DatabaseError
-            A page number outside the file.
+            A page number is outside the file.
         FileChangedError
-            The file is no longer the one whose header was read.
+            The file is no longer the version whose header was read.
         """
         wanted = list(numbers)
         check_pages(self, wanted)
@@ -169,14 +177,14 @@ class RemotePages:
         return pages
 
     def cached(self, number: int) -> Page | None:
-        """Give a page if it is in the cache."""
+        """Return a page if it is in `known` or in the cache, else None."""
         size = self.layout.page_size
         if len(self._known.get(number, b"")) == size:
             return self._known[number]
         return self.file.cached((number - 1) * size, size)
 
     def block(self, numbers: Ints) -> tuple[Bytes, Ints]:
-        """Read pages, as `Pages.block`."""
+        """Read pages for vectorised decoding, see `Pages.block`."""
         return concatenate(list(self.read(numbers.tolist()).values()))
 
     def read_run(self, first: int, last: int) -> Page:
@@ -185,12 +193,12 @@ class RemotePages:
         Parameters
         ----------
         first, last
-            Page numbers in the file.
+            Numbers of the first and the last page; both must be inside the file.
 
         Raises
         ------
         FileChangedError
-            The file is no longer the one whose header was read.
+            The file is no longer the version whose header was read.
         """
         size = self.layout.page_size
         (body,) = self.file.read_past_cache([((first - 1) * size, last * size)])
@@ -205,7 +213,7 @@ class LocalPages:
     Parameters
     ----------
     path
-        The file.
+        Path of the file.
 
     Raises
     ------
@@ -230,19 +238,19 @@ class LocalPages:
         spare: Sequence[int] = (),
         opening: bool = False,
     ) -> dict[int, Page]:
-        """Read pages.
+        """Return pages as views of the file.
 
         Parameters
         ----------
         numbers
             Page numbers, from 1.
         spare, opening
-            Without meaning here.
+            Ignored.
 
         Raises
         ------
         DatabaseError
-            A page number outside the file.
+            A page number is outside the file.
         """
         wanted = list(numbers)
         check_pages(self, wanted)
@@ -250,11 +258,14 @@ class LocalPages:
         return {number: file[(number - 1) * size : number * size] for number in wanted}
 
     def cached(self, number: int) -> Page | None:
-        """Give a page."""
+        """Return a page."""
         return self.read([number])[number]
 
     def block(self, numbers: Ints) -> tuple[Bytes, Ints]:
-        """Give pages, as `Pages.block`: a view of the file where they lie close together."""
+        """Read pages for vectorised decoding, see `Pages.block`.
+
+        The array is a view of the file if the pages are close together, else a copy.
+        """
         first, last = int(numbers.min()), int(numbers.max())
         check_pages(self, [first, last])
         size = self.layout.page_size
@@ -264,23 +275,26 @@ class LocalPages:
         return concatenate(list(self.read(numbers.tolist()).values()))
 
     def release(self) -> None:
-        """Let go of the memory that pages take; they are read again when they are looked at."""
+        """Release the memory of mapped pages; a later access reads a page from disk again."""
         if hasattr(mmap, "MADV_DONTNEED"):
             self._map.madvise(mmap.MADV_DONTNEED)
 
     def read_run(self, first: int, last: int) -> Page:
-        """Give consecutive pages, as `RemotePages.read_run`."""
+        """Return consecutive pages as one view of the file, see `RemotePages.read_run`."""
         size = self.layout.page_size
         return self._view[(first - 1) * size : last * size]
 
 
+FilePages = LocalPages | RemotePages
+
+
 def check_pages(pages: Pages, numbers: Sequence[int]) -> None:
-    """Refuse page numbers that a file cannot have.
+    """Raise an error if a page number is outside the file.
 
     Raises
     ------
     DatabaseError
-        Naming the first such number.
+        A page number is below 1 or above the page count; the message names the first such number.
     """
     count = pages.layout.page_count
     for number in numbers:

@@ -1,4 +1,4 @@
-"""Long runs of pages, asked for ahead of whoever reads them in order."""
+"""Read-ahead of long runs of pages for a reader that needs them in order."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
-from vfs.btree.pages import LocalPages, RemotePages
+from vfs.btree.pages import FilePages, RemotePages
 from vfs.btree.record import Bytes, Page
 from vfs.workers import Workers
 
-PIECE = 512 << 10  # bytes asked for at once
-STREAMS = 16  # requests under way at once
-WINDOW = (STREAMS + 4) * PIECE  # bytes that are held
+PIECE = 512 << 10  # most bytes of one request
+STREAMS = 16  # parallel requests
+WINDOW = (STREAMS + 4) * PIECE  # most bytes of pages requested and not yet passed by the reader
 
-FilePages = LocalPages | RemotePages
 Span = tuple[int, int]
 
 
 @dataclass
 class _Request:
-    """Pages under way."""
+    """A request for the pages `first` to `last`."""
 
     first: int
     last: int
@@ -31,22 +31,23 @@ class _Request:
 
 
 class Ahead:
-    """Requests under way, in the order in which their pages are expected to be needed.
+    """Requests for pages, sent ahead of the reader, in the order of the expected need.
 
-    What is held shrinks where the reader jumps, so that a file cannot make it fetch much in vain.
+    The window of requested pages shrinks each time the reader jumps to an unexpected page. A
+    fragmented file therefore costs few requests for pages that are not needed.
 
     Parameters
     ----------
     pages
-        Of the file.
+        Pages of the file.
     spans
-        The (first, last) pages that are expected, as far as can be told.
+        Expected runs of consecutive pages, as (first, last) page numbers, in order of need.
     """
 
     def __init__(self, pages: FilePages, spans: Iterator[Span]) -> None:
         self._pages = pages
         self._size = pages.layout.page_size
-        # The pages of a local file are there at once.
+        # A local file is mapped into memory and needs no threads.
         self._workers = Workers(STREAMS) if isinstance(pages, RemotePages) else None
         self._requests: deque[_Request] = deque()
         self._spans = spans
@@ -55,12 +56,15 @@ class Ahead:
         self._run = 0
 
     def get(self, page: int) -> tuple[int, Bytes] | None:
-        """Wait for pages around one, if they are under way or planned next.
+        """Wait for the request that has a page, if it was sent or is the next one planned.
+
+        Earlier requests are cancelled, and further ones are sent.
 
         Returns
         -------
         first, body
-            The first of the pages, and the bytes of all, of shape (pages, bytes).
+            Number of the first page of the request, and its pages, uint8, shape (pages, bytes per
+            page); None if the page is not expected.
         """
         while self._requests and not self._requests[0].first <= page <= self._requests[0].last:
             self._requests.popleft().body.cancel()
@@ -74,7 +78,7 @@ class Ahead:
         return request.first, body.reshape(-1, self._size)
 
     def restart(self, page: int, spans: Iterator[Span]) -> tuple[int, Bytes]:
-        """Plan anew, from a page on that was not expected."""
+        """Replace the expected runs with others that begin with a page, and wait for that page."""
         self._jumped()
         self._spans, self._next = spans, next(spans, None)
         got = self.get(page)
@@ -82,21 +86,29 @@ class Ahead:
         return got
 
     def learn(self, used: int, *, jumps: bool) -> None:
-        """Take note of a run of consecutive pages, and of whether the chain then goes elsewhere."""
+        """Adapt the window after the reader used consecutive pages.
+
+        Parameters
+        ----------
+        used
+            Number of consecutive pages that the reader used.
+        jumps
+            Whether the page after them is elsewhere.
+        """
         self._run += used
         self._limit = min(WINDOW, 2 * self._limit)
         if jumps:
             self._jumped()
 
     def close(self) -> None:
-        """Begin nothing more."""
+        """Cancel the requests that have not begun, and stop the threads."""
         for request in self._requests:
             request.body.cancel()
         if self._workers is not None:
             self._workers.close()
 
     def _jumped(self) -> None:
-        """Hold no more than twice as much as was of use since the last jump."""
+        """Limit the window to twice the bytes that the reader used since the last jump."""
         if self._run:
             self._limit = max(self._size, min(WINDOW, 2 * self._run * self._size))
             self._run = 0
@@ -111,18 +123,8 @@ class Ahead:
             self._next = (last + 1, end) if last < end else next(self._spans, None)
 
     def _begin(self, first: int, last: int) -> Future[Page]:
+        if self._workers is not None:
+            return self._workers.submit(partial(self._pages.read_run, first, last))
         body: Future[Page] = Future()
-
-        def task() -> None:
-            if not body.set_running_or_notify_cancel():
-                return
-            try:
-                body.set_result(self._pages.read_run(first, last))
-            except BaseException as failure:  # noqa: BLE001 - raised again in the caller
-                body.set_exception(failure)
-
-        if self._workers is None:
-            task()
-        else:
-            self._workers.start(task)
+        body.set_result(self._pages.read_run(first, last))
         return body

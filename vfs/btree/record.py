@@ -11,16 +11,16 @@ import numpy.typing as npt
 
 from vfs.errors import DatabaseError
 
-# The pages of a local file are views of it: nothing is copied before it is joined.
+# The pages of a local file are views of its memory map; only `concatenate` copies them.
 Page = bytes | memoryview
 Value = int | float | bytes | None
 Bytes = npt.NDArray[np.uint8]
 Ints = npt.NDArray[np.int64]
 
 MOST_COLUMNS = 32767  # SQLite's own limit
-MARGIN = 18  # bytes of two varints
+MARGIN = 18  # bytes of two varints of the greatest length
 SIZES = (0, 1, 2, 3, 4, 6, 8, 8, 0, 0)
-FEW = 4  # varints that are decoded faster one by one
+FEW = 4  # up to so many varints are decoded faster one by one
 
 
 def read_varint(data: Page, at: int) -> tuple[int, int]:
@@ -29,12 +29,12 @@ def read_varint(data: Page, at: int) -> tuple[int, int]:
     Returns
     -------
     value, next
-        The signed 64-bit value and the offset behind it.
+        The signed 64-bit value and the offset behind the varint.
 
     Raises
     ------
     IndexError
-        The data ends inside it.
+        The data ends inside the varint.
     """
     value = 0
     for position in range(at, at + 8):
@@ -52,14 +52,14 @@ def read_varints(data: Bytes, at: Ints) -> tuple[Ints, Ints]:
     Parameters
     ----------
     data
-        Bytes, of which at least nine follow every offset.
+        uint8 array with at least nine bytes from every offset on.
     at
-        Offsets, shape (n,).
+        Offsets of the varints, int64, shape (n,).
 
     Returns
     -------
     values, next
-        Signed 64-bit values and the offsets behind them, both of shape (n,).
+        Signed 64-bit values and the offsets behind the varints, both int64, shape (n,).
     """
     if len(at) <= FEW:
         pairs = [read_varint(data[start : start + 9].tobytes(), 0) for start in at.tolist()]
@@ -80,12 +80,12 @@ def read_varints(data: Bytes, at: Ints) -> tuple[Ints, Ints]:
 
 
 def decode_record(payload: bytes) -> list[Value]:
-    """Decode a whole record; text comes as bytes.
+    """Decode a whole record; text values are returned as bytes.
 
     Raises
     ------
     DatabaseError
-        The record contradicts itself.
+        The record is malformed.
     """
     try:
         header, at = read_varint(payload, 0)
@@ -109,7 +109,7 @@ def decode_record(payload: bytes) -> list[Value]:
 
 
 def size_of(kind: int) -> int:
-    """Give the length in bytes of a value of a serial type."""
+    """Return the length in bytes of a value of a serial type."""
     if kind >= 12:
         return (kind - 12) // 2
     if 0 <= kind < len(SIZES):
@@ -133,13 +133,13 @@ def _decode(kind: int, data: bytes, length: int) -> Value:
 
 
 def concatenate(pieces: Sequence[Page]) -> tuple[Any, Ints]:
-    """Join byte strings for vectorised reading.
+    """Join byte strings for vectorised decoding.
 
     Returns
     -------
     data, starts
-        uint8 array with room for two varints behind the last byte, all zeros, and the offset of
-        each piece.
+        A uint8 array of the joined strings and 18 zero bytes, enough for two varints, and the
+        offset of each string in the array, int64, shape (n,).
     """
     joined = np.frombuffer(b"".join([*pieces, bytes(MARGIN)]), np.uint8)
     starts = np.cumsum([0, *map(len, pieces)])[:-1]

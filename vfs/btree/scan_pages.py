@@ -1,4 +1,4 @@
-"""Pages of a remote file for a scan: in long ranges, past the cache."""
+"""Pages of a remote file for a scan, read in long ranges that bypass the cache."""
 
 from __future__ import annotations
 
@@ -6,26 +6,26 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from vfs.btree.pages import RemotePages, check_pages
+from vfs.btree.pages import FilePages, Pages, RemotePages, check_pages
 from vfs.btree.record import Bytes, Ints, Page, concatenate
 from vfs.errors import FileChangedError
 
-PIECE = 1 << 20  # bytes asked for at once
+PIECE = 1 << 20  # most bytes of one request
 
 Span = tuple[int, int]
 
 
 class ScanPages:
-    """Pages that nobody will ask for again soon.
+    """Pages that are read once, for a scan, and not cached.
 
-    What came with an earlier wave is held as long as this object lives.
+    The object holds the pages that it has read as long as it lives.
 
     Parameters
     ----------
     pages
-        Of the file; the server must have confirmed its version.
+        Pages of the file; the server must have confirmed the version.
     gap
-        Bytes between pages up to which they come in one range, together with what is between.
+        Greatest gap in bytes between two pages of one range; the range includes the gap.
     """
 
     def __init__(self, pages: RemotePages, gap: int) -> None:
@@ -33,10 +33,10 @@ class ScanPages:
         self.layout = pages.layout
         self._pages = pages
         self._gap = gap
-        self._held: list[tuple[int, memoryview]] = []  # first page, and those behind it
+        self._held: list[tuple[int, memoryview]] = []  # first page's number, bytes of the range
 
     def ranges(self, numbers: Iterable[int]) -> list[Span]:
-        """Tell which (start, end) byte ranges hold the pages, each to be one request."""
+        """Plan the (start, end) byte ranges that contain the pages, one request for each range."""
         wanted = np.unique(np.fromiter(numbers, np.int64))
         size = self.layout.page_size
         cuts = np.flatnonzero(np.diff(wanted) > 1 + self._gap // size)
@@ -59,14 +59,14 @@ class ScanPages:
         numbers
             Page numbers, from 1.
         spare, opening
-            Without meaning here.
+            Ignored.
 
         Raises
         ------
         DatabaseError
-            A page number outside the file.
+            A page number is outside the file.
         FileChangedError
-            The file is no longer the one that was opened.
+            The file is no longer the version whose header was read.
         """
         wanted = list(numbers)
         check_pages(self, wanted)
@@ -74,7 +74,7 @@ class ScanPages:
         return {number: self._page(number) for number in wanted}
 
     def cached(self, number: int) -> Page | None:
-        """Give a page if it came already."""
+        """Return a page if this object has read it, else None."""
         size = self.layout.page_size
         for first, view in self._held:
             at = (number - first) * size
@@ -83,7 +83,7 @@ class ScanPages:
         return None
 
     def block(self, numbers: Ints) -> tuple[Bytes, Ints]:
-        """Read pages, as `Pages.block`."""
+        """Read pages for vectorised decoding, see `Pages.block`."""
         check_pages(self, [int(numbers.min()), int(numbers.max())])
         firsts, bodies = zip(*self._fetch(numbers), strict=True)
         data, starts = concatenate(bodies)
@@ -110,3 +110,16 @@ class ScanPages:
         page = self.cached(number)
         assert page is not None
         return page
+
+
+def pages_for_scan(pages: FilePages, gap: int) -> Pages:
+    """Return the pages of a file for a scan; pages of a remote file bypass the cache.
+
+    Parameters
+    ----------
+    pages
+        Pages of the file.
+    gap
+        Greatest gap in bytes between two pages of one range, see `ScanPages`.
+    """
+    return ScanPages(pages, gap) if isinstance(pages, RemotePages) else pages

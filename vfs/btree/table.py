@@ -1,4 +1,4 @@
-"""Many row ids down a table b-tree, level by level (file format, section 1.6)."""
+"""Lookup of many row ids in a table b-tree, level by level (file format, section 1.6)."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ from vfs.btree.walk import Walk
 
 @dataclass(frozen=True)
 class TableNode:
-    """An interior page of a table: child i holds the row ids up to keys[i], the last one the rest.
+    """An interior page of a table b-tree.
+
+    Child i has the row ids up to keys[i]; the last child has the row ids above the last key.
 
     Attributes
     ----------
     keys
-        int64, shape (n,).
+        Rising row ids, int64, shape (n,).
     children
-        Page numbers, int64, shape (n + 1,).
+        Page numbers of the children, int64, shape (n + 1,).
     """
 
     keys: Ints
@@ -36,11 +38,11 @@ class Rows:
     Attributes
     ----------
     rowids
-        The row ids that exist, rising, int64, shape (n,).
+        Row ids of the records, rising, int64, shape (n,).
     data
-        uint8 array that holds the records, with at least nine bytes behind each.
+        uint8 array that contains the records, with at least nine bytes behind each record.
     starts, sizes
-        Where each record begins and how long it is, int64, shape (n,).
+        Offset of each record in `data`, and its length in bytes, int64, shape (n,).
     """
 
     rowids: Ints
@@ -50,38 +52,46 @@ class Rows:
 
     @classmethod
     def of(cls, first: int, records: Sequence[bytes]) -> Rows:
-        """Join records, whose row ids follow each other."""
+        """Join records with consecutive row ids.
+
+        Parameters
+        ----------
+        first
+            Row id of the first record.
+        records
+            The records, in order.
+        """
         data, starts = concatenate(records)
         sizes = np.fromiter(map(len, records), np.int64, len(records))
         return cls(np.arange(first, first + len(records)), data, starts, sizes)
 
 
 class Table(BTree[TableNode]):
-    """A table b-tree: row ids lead to records."""
+    """A table b-tree, which stores records by row id."""
 
     interior_type = 5
     leaf_type = 13
 
     @property
     def most_local(self) -> int:
-        """Bytes above which a record overflows."""
+        """Length in bytes of the longest record that needs no overflow page."""
         return self.layout.usable - 35
 
     def find(self, rowids: npt.ArrayLike) -> Walk[Rows]:
-        """Look rows up.
+        """Look up rows by row id.
 
         Parameters
         ----------
         rowids
-            In any order; repeats are looked up once.
+            Row ids in any order; a repeated one is looked up once.
 
         Returns
         -------
         Rows
-            Those that exist.
+            The rows that exist.
         """
         ids = np.unique(np.asarray(rowids, np.int64))
-        pages = np.full(len(ids), self.root)  # the page that each of them leads to
+        pages = np.full(len(ids), self.root)  # for each row id, the next page of its descent
         found: list[Page] = []
         shares: list[int] = []
         sought = [ids[:0]]
@@ -119,17 +129,18 @@ class Table(BTree[TableNode]):
         return Rows(sought_ids[exists][order], rows.data, rows.starts[order], rows.sizes[order])
 
     def leaves(self, last: int) -> Walk[Ints]:
-        """List leaf pages from interior ones, without reading all of them.
+        """List leaf pages by reading the interior pages only, and at most one leaf.
 
         Parameters
         ----------
         last
-            The highest row id that counts.
+            The greatest row id of interest.
 
         Returns
         -------
         ndarray
-            The pages that hold all rows up to it, in row order, int64, shape (n,).
+            Numbers of the leaf pages that have the rows up to `last`, in row order, int64, shape
+            (n,).
         """
         if self.depth is None:
             yield from self.find([1])
@@ -151,13 +162,18 @@ class Table(BTree[TableNode]):
         Parameters
         ----------
         leaves
-            Page numbers from `leaves`, in its order.
+            Page numbers in the order of `Table.leaves`, int64, shape (n,).
         data
-            Bytes that hold the pages, with room for two varints behind the last one.
+            uint8 array that contains the pages, with at least 18 bytes behind the last page.
         starts
-            Where each page begins in them.
+            Offset of each page in `data`, int64, shape (n,).
         visited
-            Shared by all calls of one scan.
+            The pages that the scan visited; one object for all calls of a scan.
+
+        Returns
+        -------
+        Rows
+            All rows of the pages.
         """
         visited.add(leaves.tolist())
         kinds = data[starts]
@@ -184,12 +200,17 @@ class Table(BTree[TableNode]):
         Parameters
         ----------
         most_pages
-            Leaf and interior pages above which the table is refused.
+            Greatest permitted number of leaf and interior pages.
 
         Returns
         -------
         list of (row id, values)
-            In the order of row ids.
+            The rows, in the order of row ids.
+
+        Raises
+        ------
+        DatabaseError
+            The table has more pages, or is malformed.
         """
         visited = Visited(self.name)
         data, base, cells = yield from self._all_cells(most_pages, visited)
@@ -205,7 +226,14 @@ class Table(BTree[TableNode]):
         ]
 
     def _all_cells(self, most_pages: int, visited: Visited) -> Walk[tuple[Bytes, Ints, Ints]]:
-        """Read all leaves: their bytes, and for each cell where its page and where it begins."""
+        """Read all leaves.
+
+        Returns
+        -------
+        data, base, cells
+            uint8 array of the leaves, and for each cell the offset of its page and its own offset
+            in the array.
+        """
         found: list[tuple[Page, Ints]] = []
         level, height, count = [self.root], 0, 0
         while level:
@@ -237,10 +265,25 @@ class Table(BTree[TableNode]):
         return TableNode(keys, np.append(children, last).astype(np.int64))
 
     def _search(self, data: Bytes, base: Ints, rowids: Ints) -> Ints:
-        """Find the cell of each row id in its leaf; -1 where there is none.
+        """Find the cell of each row id in its leaf.
 
-        Row ids usually have no gaps, so that the first cell tells where the others are; only
-        where that fails is the page searched.
+        Row ids usually have no gaps, so that a cell's position follows from the first row id of
+        the leaf. If any row id is not there, a binary search looks up all of them.
+
+        Parameters
+        ----------
+        data
+            uint8 array that contains the leaves.
+        base
+            Offset in `data` of the leaf of each row id, int64, shape (n,).
+        rowids
+            int64, shape (n,).
+
+        Returns
+        -------
+        ndarray
+            Offset in `data` of each cell, -1 if the leaf does not have the row id, int64, shape
+            (n,).
         """
         usable = self.layout.usable
         counts = data[base + 3].astype(np.int64) << 8 | data[base + 4]
@@ -280,7 +323,7 @@ class Table(BTree[TableNode]):
         return cells
 
     def _records(self, data: Bytes, base: Ints, cells: Ints, visited: Visited) -> Walk[Rows]:
-        """Read the records at cells of leaf pages, and fetch what overflows them."""
+        """Read the records of leaf cells, overflow chains included."""
         rowids, at, sizes, local = self._locate(data, base, cells)
         spilt = local < sizes
         if spilt.any():
@@ -297,12 +340,13 @@ class Table(BTree[TableNode]):
         return Rows(rowids, data, at, sizes)
 
     def _locate(self, data: Bytes, base: Ints, cells: Ints) -> tuple[Ints, Ints, Ints, Ints]:
-        """Read the beginnings of cells of leaf pages.
+        """Read row ids and record lengths of leaf cells.
 
         Returns
         -------
         rowids, starts, sizes, local
-            Where each record begins, how long it is, and how much of it is in the page.
+            The row id of each cell, and its record's offset, length in bytes, and number of bytes
+            in the page; each int64, shape (n,).
         """
         sizes, at = read_varints(data, cells)
         rowids, at = read_varints(data, at)

@@ -1,4 +1,4 @@
-"""What table and index b-trees share (https://sqlite.org/fileformat2.html, section 1.6).
+"""Base class of table and index b-trees (https://sqlite.org/fileformat2.html, section 1.6).
 
 Page numbers, pointers and lengths come from the file and are checked before use: a walk visits
 no page twice, goes no deeper than SQLite does, and reads nothing outside of a page.
@@ -29,23 +29,24 @@ class Parent(Protocol):
 
     @property
     def children(self) -> Ints:
-        """Page numbers."""
+        """Page numbers of the children, in order."""
 
 
 Node = TypeVar("Node", bound=Parent)
 
 
 class BTree(Generic[Node]):
-    """A root, and the interior pages seen so far.
+    """A b-tree: its root page, and the interior pages read so far.
 
     Parameters
     ----------
     pages
-        The file; it names and measures, the walks themselves read nothing.
+        Pages of the file. The tree takes only the name and the layout; `run` reads the pages.
     root
-        The root page.
+        Number of the root page.
     rows
-        Number of entries, as far as known, which tells interior levels from leaves.
+        Number of entries in the tree, 0 if unknown. While the depth is unknown, `unknown` uses it
+        to tell interior levels from leaves.
     """
 
     interior_type: int
@@ -62,20 +63,20 @@ class BTree(Generic[Node]):
 
     @property
     def most_local(self) -> int:
-        """Bytes above which a record overflows."""
+        """Length in bytes of the longest record that needs no overflow page."""
         raise NotImplementedError
 
     def touch(self) -> Walk[None]:
-        """Learn the root."""
+        """Read the root page, and store it if it is an interior page."""
         yield from self.level({self.root: None}, 0)
 
     def learn(self, number: int, page: Page) -> bool:
-        """Remember a page if it is an interior one, and say so.
+        """Store a page if it is an interior page, and tell whether it is one.
 
         Raises
         ------
         DatabaseError
-            It is no page of such a tree.
+            The page is not of this type of b-tree, or is malformed.
         """
         kind = page[_header_at(number)]
         if kind == self.leaf_type:
@@ -91,10 +92,11 @@ class BTree(Generic[Node]):
         return True
 
     def unknown(self) -> list[int]:
-        """List the interior pages of the first level that is not all known.
+        """List the missing interior pages of the first level that is not completely stored.
 
-        Empty if there are none, or if the level is larger than 1 MiB. A level is interior where
-        the depth of the tree says so, or where it has too few pages to hold all entries.
+        The list is empty if the root is not stored, if no interior page is missing, or if the
+        level is larger than 1 MiB. The depth of the tree tells which levels are interior. While
+        the depth is unknown, a level is interior if it has too few pages to hold all entries.
         """
         if self._complete or self.root not in self.interior:
             return []
@@ -115,12 +117,12 @@ class BTree(Generic[Node]):
         return []
 
     def check_children(self, number: int, children: Ints) -> None:
-        """Refuse an interior page with children that it cannot have.
+        """Raise an error if an interior page has a malformed list of children.
 
         Raises
         ------
         DatabaseError
-            A child that is outside of the file, the page itself, or there twice.
+            A child is outside of the file, is the page itself, or is listed twice.
         """
         outside = (children < 1) | (children > self.layout.page_count) | (children == number)
         if outside.any():
@@ -130,16 +132,26 @@ class BTree(Generic[Node]):
             raise self.malformed(number, "a child twice")
 
     def malformed(self, number: int, what: str) -> DatabaseError:
-        """Make the error of a page."""
+        """Make the error for a malformed page."""
         return DatabaseError(f"{self.name}: malformed: page {number} has {what}")
 
     def _interior(self, number: int, page: Page) -> Node:
         raise NotImplementedError
 
     def level(self, wanted: Mapping[int, object], height: int) -> Walk[dict[int, Page]]:
-        """Get the pages of one level; those that are interior are learned, the leaves returned.
+        """Read pages of one level: store the interior pages, and return the leaves.
 
-        A leaf comes with its header at the very beginning.
+        Parameters
+        ----------
+        wanted
+            Mapping whose keys are page numbers.
+        height
+            Number of levels between the root and this level, 0 for the root itself.
+
+        Returns
+        -------
+        dict
+            Leaves by page number. Each begins with its page header, even if it is page 1.
         """
         if height >= MOST_LEVELS:
             raise self.malformed(self.root, f"more than {MOST_LEVELS} levels below it")
@@ -149,10 +161,10 @@ class BTree(Generic[Node]):
             if number in self.interior:
                 continue
             page = fetched[number]
-            # Most pages are leaves, and a call for each of thousands is felt.
+            # Most pages are leaves: the first test saves thousands of calls of `learn`.
             if page[0] == self.leaf_type or not self.learn(number, page):
                 leaves[number] = page
-        if 1 in leaves:  # the file's own header is before it
+        if 1 in leaves:  # the file header precedes the page header
             behind = LEAF_HEADER + 2 * struct.unpack_from(">H", leaves[1], 103)[0]
             if 100 + behind > self.layout.usable:
                 raise self.malformed(1, "too many cells")
@@ -162,7 +174,15 @@ class BTree(Generic[Node]):
         return leaves
 
     def cell_offsets(self, number: int, page: Page, header: int) -> Ints:
-        """Read the cell pointers of a page whose header has so many bytes."""
+        """Read the cell pointers of a page.
+
+        Parameters
+        ----------
+        number, page
+            Number and bytes of the page; a leaf as `level` returns it.
+        header
+            Length of the page header in bytes, 8 of a leaf, 12 of an interior page.
+        """
         at = _header_at(number) if header == INTERIOR_HEADER else 0
         count = struct.unpack_from(">H", page, at + 3)[0]
         if at + header + 2 * count > self.layout.usable:
@@ -177,7 +197,13 @@ class BTree(Generic[Node]):
         return child
 
     def local_size(self, size: Ints) -> Ints:
-        """Give the bytes of records that are in the page itself."""
+        """Compute how many bytes of each record are in its cell, not in overflow pages.
+
+        Parameters
+        ----------
+        size
+            Length of each record in bytes, int64, shape (n,).
+        """
         usable = self.layout.usable
         least = (usable - 12) * 32 // 255 - 23
         spilt = least + (size - least) % (usable - 4)
@@ -185,11 +211,11 @@ class BTree(Generic[Node]):
         return np.where(size <= self.most_local, size, inside).astype(np.int64)
 
     def chains(self, chains: Sequence[tuple[int, int]], visited: Visited) -> Walk[list[bytes]]:
-        """Read overflow chains, each given by its first page and its bytes."""
+        """Read overflow chains, each given by its first page and its length in bytes."""
         return read_chains(self.name, self.layout, chains, most=MOST_PAYLOAD, visit=visited.add)
 
     def decode(self, record: bytes) -> list[Value]:
-        """Decode a record; an error names the file."""
+        """Decode a record; an error message begins with the name of the file."""
         try:
             return decode_record(record)
         except DatabaseError as failure:
@@ -197,19 +223,19 @@ class BTree(Generic[Node]):
 
 
 class Visited:
-    """The pages of one walk, none of which a sound tree leads to twice."""
+    """The pages that one walk visited; a sound b-tree leads to no page twice."""
 
     def __init__(self, name: str) -> None:
         self._name = name
         self._seen: set[int] = set()
 
     def add(self, numbers: Collection[int]) -> None:
-        """Take note of pages.
+        """Mark pages as visited.
 
         Raises
         ------
         DatabaseError
-            One of them was visited already.
+            One of the pages was visited before.
         """
         again = self._seen.intersection(numbers)
         if again:
@@ -218,12 +244,12 @@ class Visited:
 
 
 class VisitedMany(Visited):
-    """The same for a walk through much of a file: a byte a page.
+    """A `Visited` for walks through much of a file; it takes one byte for each page of the file.
 
     Parameters
     ----------
     pages
-        Of the file.
+        Pages of the file.
     """
 
     def __init__(self, pages: Pages) -> None:
@@ -231,7 +257,7 @@ class VisitedMany(Visited):
         self._marks = np.zeros(pages.layout.page_count + 1, bool)
 
     def add(self, numbers: Collection[int]) -> None:
-        """Take note of pages, as `Visited.add`."""
+        """Mark pages as visited, see `Visited.add`."""
         which = np.fromiter(numbers, np.int64, len(numbers))
         if self._marks[which].any():
             again = int(which[self._marks[which]].min())
@@ -240,7 +266,7 @@ class VisitedMany(Visited):
 
 
 def repeats(numbers: Ints) -> bool:
-    """Tell whether a number is there twice; this is faster than `numpy.unique`."""
+    """Tell whether an array has a number twice; this is faster than `numpy.unique`."""
     if (numbers[1:] > numbers[:-1]).all():
         return False
     ordered = np.sort(numbers)

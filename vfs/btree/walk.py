@@ -1,7 +1,7 @@
-"""Walks: descents that say which pages they need next, so that many can share a wave.
+"""Walks: generators that descend b-trees and yield the page numbers that they need next.
 
-A walk is a generator. It yields sets of page numbers, is sent those pages, and returns its
-result. It knows neither HTTP nor caches.
+A walk yields a set of page numbers, is sent the pages by number, and finally returns its result.
+Many walks can share one wave. A walk knows neither HTTP nor caches.
 """
 
 from __future__ import annotations
@@ -18,33 +18,33 @@ Walk = Generator[set[int], Mapping[int, Page], T]
 
 
 class Tree(Protocol):
-    """A b-tree that remembers its interior pages."""
+    """A b-tree that stores its interior pages."""
 
     def unknown(self) -> list[int]:
-        """List interior pages that are not known yet and worth fetching."""
+        """List interior pages that are worth fetching, see `BTree.unknown`."""
 
     def learn(self, number: int, page: Page) -> bool:
-        """Remember a page if it is an interior one, and say so."""
+        """Store a page if it is an interior page, and tell whether it is one."""
 
 
 def run(pages: Pages, walk: Walk[T], *, trees: Sequence[Tree] = (), opening: bool = False) -> T:
-    """Drive a walk to its end.
+    """Run a walk to its end, with one wave for each set of pages that it yields.
 
     Parameters
     ----------
     pages
-        Where pages come from, one wave a step.
+        Pages of the file.
     walk
         The walk.
     trees
-        Trees whose missing interior pages may ride on connections that a wave leaves over.
+        Trees whose missing interior pages are fetched on connections that a wave does not use.
     opening
         Whether the walk only serves to open the database, see `RemotePages.read`.
 
     Returns
     -------
     object
-        What the walk returns.
+        The return value of the walk.
     """
     try:
         wanted = next(walk)
@@ -64,12 +64,12 @@ def run(pages: Pages, walk: Walk[T], *, trees: Sequence[Tree] = (), opening: boo
 
 
 def together(walks: Sequence[Walk[Any]]) -> Walk[list[Any]]:
-    """Advance walks in step, each wave serving all of them.
+    """Combine walks into one walk, whose waves fetch the next pages of all of them.
 
     Returns
     -------
     list
-        Their results, in order.
+        The results of the walks, in order.
     """
     results: dict[int, Any] = {}
     wants: dict[int, set[int]] = {}
@@ -78,7 +78,7 @@ def together(walks: Sequence[Walk[Any]]) -> Walk[list[Any]]:
         try:
             walk = walks[position]
             wanted = next(walk) if got is None else walk.send(got)
-            while not wanted:  # it knows the way already, and need not wait for the others
+            while not wanted:  # a walk that needs no page does not wait for the other walks
                 wanted = walk.send({})
             wants[position] = wanted
         except StopIteration as done:
@@ -104,19 +104,19 @@ def read_chains(
 ) -> Walk[list[bytes]]:
     """Read overflow chains (file format, section 1.6).
 
-    The pages of a chain are consecutive in a compact file, so that many are asked for in one
-    wave; each is believed only when the one before it points to it.
+    The pages of a chain are consecutive in a compact file. One wave therefore asks for many pages
+    of a chain, and a page is used only if its predecessor points to it.
 
     Parameters
     ----------
     name, layout
-        Of the file.
+        Name and layout of the file.
     chains
-        (first page, bytes) of each.
+        (first page, length in bytes) of each chain.
     most
-        Bytes above which a chain is refused.
+        Greatest permitted length of a chain in bytes.
     visit
-        Told which pages are used; it raises where that is not possible.
+        Called with the number of each used page; raises an error if the page was used before.
 
     Returns
     -------
@@ -126,7 +126,7 @@ def read_chains(
     Raises
     ------
     DatabaseError
-        A chain that ends early, or is longer than `most` or than the file.
+        A chain ends early, or is longer than `most` or than the file.
     """
     room = layout.usable - 4
     parts: list[list[Page]] = [[] for _ in chains]
@@ -167,6 +167,6 @@ def read_chains(
 
 
 def _successors(first: int, count: int, layout: Layout) -> list[int]:
-    """List the pages of a consecutive chain; the page of the lock byte is never used."""
+    """List the pages of a consecutive chain, which leaves out the page of the lock byte."""
     numbers = range(first, min(first + count + 1, layout.page_count + 1))
     return [first, *(number for number in numbers[1:] if number != layout.lock_page)][:count]

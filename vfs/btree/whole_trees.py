@@ -12,26 +12,26 @@ from vfs.btree.table import Rows, Table
 from vfs.btree.tree import MOST_LEVELS, BTree, VisitedMany
 from vfs.btree.walk import run
 
-BATCH = 4 << 20  # bytes of leaf pages, or of records where they overflow these
-FEW = 16  # leaves that tell how much a leaf leads to
+BATCH = 4 << 20  # bytes of a batch: its leaf pages or its records, whichever are more
+FEW = 16  # leaves of the first batch, which measures the bytes of records per leaf
 LAST = (1 << 63) - 1
 
 
 def is_index(pages: Pages, root: int) -> bool:
-    """Tell whether a b-tree is an index, as those of tables WITHOUT ROWID are too."""
+    """Tell whether a b-tree is an index b-tree; so is the b-tree of a WITHOUT ROWID table."""
     page = pages.read([root], opening=True)[root]
     return page[100 if root == 1 else 0] in (Index.interior_type, Index.leaf_type)
 
 
 def read_rows(pages: LocalPages, table: Table) -> Iterator[Rows]:
-    """Read a table's records, batch by batch, by rising row ids.
+    """Yield a table's records in batches, in the order of row ids.
 
     Parameters
     ----------
     pages
-        Of the file.
+        Pages of the file.
     table
-        Whose records are of at most 16 MiB.
+        The table; each record has at most 16 MiB in its overflow pages.
 
     Raises
     ------
@@ -53,7 +53,7 @@ def read_rows(pages: LocalPages, table: Table) -> Iterator[Rows]:
 
 
 def read_entries(pages: LocalPages, root: int) -> Iterator[bytes]:
-    """Read an index's records in their order.
+    """Yield the records of an index in the order of the index.
 
     Raises
     ------
@@ -86,7 +86,7 @@ def read_entries(pages: LocalPages, root: int) -> Iterator[bytes]:
 
 
 def survey(pages: Pages, tree: BTree[Any]) -> None:
-    """Make a tree know all of its interior pages, and its depth.
+    """Read all interior pages of a tree, so that it knows them and its depth.
 
     Raises
     ------

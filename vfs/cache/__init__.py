@@ -1,4 +1,4 @@
-"""Where bytes rest: memory, a block store on disk, whole files on disk.
+"""Caches of remote files: blocks in memory, blocks on disk, and whole files on disk.
 
-It may import options, identity, forks, errors.
+This package may import options, identity, forks, errors.
 """

@@ -1,4 +1,4 @@
-"""Where bytes rest: memory, then disk."""
+"""Block cache of two levels: memory and disk."""
 
 from __future__ import annotations
 
@@ -13,28 +13,38 @@ from cachetools import LRUCache
 from vfs.cache.directory import open_disk
 from vfs.cache.disk import BLOCK, DiskStore, Key
 from vfs.cache.kept_files import KeptFiles
+from vfs.forks import renew_in_children
 from vfs.options import MIB, Options
 
 log = logging.getLogger(__name__)
 
 MOST_RECORD = 64 * MIB
-DIGEST = 16
+DIGEST = 16  # bytes
 
 T = TypeVar("T")
 
 
 class BlockCache:
-    """Blocks of files in memory over a disk store, small records and whole files on disk.
+    """Cache of blocks in memory and on disk, and of records on disk.
 
     Parameters
     ----------
     options
-        Directory and sizes.
+        Options with the cache directory and the sizes.
+
+    Attributes
+    ----------
+    disk
+        The block store on disk, None without a disk cache.
+    kept
+        The whole files in the cache directory, None without a disk cache.
 
     Raises
     ------
     CacheDirectoryError
-        A directory was named that cannot be used.
+        The options or the environment name a directory that cannot be used.
+    OptionError
+        The size of the cache is no size, or too small.
     """
 
     def __init__(self, options: Options) -> None:
@@ -43,9 +53,10 @@ class BlockCache:
         self.disk: DiskStore | None
         self.kept: KeptFiles | None
         self.disk, self.kept = open_disk(options)
+        renew_in_children(self)
 
     def get(self, file: bytes, numbers: Iterable[int], *, on_disk: bool) -> dict[int, bytes]:
-        """Look blocks up.
+        """Look up blocks of a file.
 
         Parameters
         ----------
@@ -54,7 +65,12 @@ class BlockCache:
         numbers
             Block numbers.
         on_disk
-            Whether the disk may be asked too.
+            Whether to look on disk for blocks that are not in memory.
+
+        Returns
+        -------
+        dict
+            The cached blocks by number.
         """
         found: dict[int, bytes] = {}
         absent: list[Key] = []
@@ -74,14 +90,32 @@ class BlockCache:
     def put(
         self, file: bytes, blocks: Mapping[int, bytes], *, on_disk: bool, keep: bool = False
     ) -> None:
-        """Keep blocks; a full or failing disk leaves them in memory only."""
+        """Store blocks in memory and, with `on_disk`, on disk; a failure of the disk is no error.
+
+        Parameters
+        ----------
+        file
+            16-byte digest of the file's name and version.
+        blocks
+            Blocks by number.
+        on_disk
+            Whether to store the blocks on disk too.
+        keep
+            Whether the disk keeps these blocks longer than others, see `DiskStore.put`.
+        """
         keyed = {(file, number): data for number, data in blocks.items()}
         self._remember(keyed)
         if on_disk:
             self._write(keyed, keep=keep)
 
     def get_record(self, name: bytes) -> bytes | None:
-        """Read a record from disk, None if there is none or it is damaged."""
+        """Read a record from disk.
+
+        Returns
+        -------
+        bytes or None
+            None if the record is not there or damaged.
+        """
         first = self._read([(name, 0)]).get((name, 0))
         if first is None or len(first) < DIGEST + 8:
             return None
@@ -97,7 +131,11 @@ class BlockCache:
         return record if _checksum(record) == data[:DIGEST] else None
 
     def put_record(self, name: bytes, record: bytes) -> None:
-        """Write a record that is kept longer than any block, if it is not too long for that."""
+        """Write a record to disk, where it is kept longer than ordinary blocks.
+
+        Nothing is written without a disk cache, or if the record is longer than 64 MiB or than a
+        quarter of the block store.
+        """
         disk = self.disk
         size = None if disk is None else self._try(disk.size)
         if size is None or len(record) > min(MOST_RECORD, size // 4):
@@ -106,9 +144,9 @@ class BlockCache:
         blocks = {(name, at // BLOCK): data[at : at + BLOCK] for at in range(0, len(data), BLOCK)}
         self._write(blocks, keep=True)
 
-    def after_fork(self) -> None:
-        """Replace the lock and the file handles shared with the parent process."""
-        if self._lock.locked():  # by a thread that this process does not have
+    def renew(self) -> None:
+        """Replace the lock and the file handles, which belong to the parent process."""
+        if self._lock.locked():  # by a thread of the parent: the memory cache may be inconsistent
             self._memory = LRUCache(self._memory.maxsize, getsizeof=len)
         self._lock = threading.Lock()
         disk = self.disk
@@ -116,7 +154,7 @@ class BlockCache:
             self._try(disk.reopen)
 
     def close(self) -> None:
-        """Let go of memory and file handles."""
+        """Clear the memory cache and close the block store."""
         with self._lock:
             self._memory.clear()
             disk, self.disk, self.kept = self.disk, None, None
@@ -141,7 +179,7 @@ class BlockCache:
             self._try(lambda: disk.put(blocks, keep=keep))
 
     def _try(self, action: Callable[[], T]) -> T | None:
-        """Do something with the disk, and do without a disk from then on if that fails."""
+        """Call a function that uses the disk; if it fails, log that and close the disk cache."""
         try:
             return action()
         except OSError as failure:

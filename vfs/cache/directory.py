@@ -1,4 +1,4 @@
-"""Which directory the cache is in, and how large it may become."""
+"""Choice of the cache directory and of its cap."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-
-import platformdirs
 
 from vfs.cache import disk
 from vfs.cache.disk import DiskStore
@@ -23,17 +21,17 @@ LARGEST_DEFAULT = 512 * MIB
 
 
 def default_kept_files() -> KeptFiles | None:
-    """Find the kept files of the default cache directory, without making anything there.
+    """Find the kept files of the default cache directory, without creating the directory.
 
     Returns
     -------
     KeptFiles or None
-        None where there is no disk cache.
+        None if there is no disk cache.
 
     Raises
     ------
     OptionError
-        ``STREAMFILE_CACHE_SIZE`` is no size.
+        ``STREAMFILE_CACHE_SIZE`` is no size, or too small.
     """
     options = Options()
     size = _cap(options)
@@ -48,7 +46,7 @@ def default_kept_files() -> KeptFiles | None:
 
 
 def _cap(options: Options) -> int | None:
-    """Read the cap that was asked for, None where the default one is."""
+    """Return the cap from the options or the environment, None if neither sets one."""
     size = options.cache_size
     if size is None and (text := os.environ.get("STREAMFILE_CACHE_SIZE")):
         try:
@@ -65,12 +63,17 @@ def _cap(options: Options) -> int | None:
 
 
 def open_disk(options: Options) -> tuple[DiskStore, KeptFiles] | tuple[None, None]:
-    """Open the block store and the kept files, None for both where there is no disk cache.
+    """Open the block store and the kept files.
+
+    Returns
+    -------
+    store, kept
+        None for both if there is no disk cache.
 
     Raises
     ------
     CacheDirectoryError
-        A directory was named that cannot be used.
+        The options or the environment name a directory that cannot be used.
     OptionError
         The cap is no size, or too small.
     """
@@ -103,7 +106,13 @@ def open_disk(options: Options) -> tuple[DiskStore, KeptFiles] | tuple[None, Non
 def _open_store(
     directory: Path, size: int | None, *, own: bool = False
 ) -> tuple[DiskStore, KeptFiles]:
-    """Open the store in a directory; with `own` only if the directory is this user's."""
+    """Open the store in a directory, which is created if it does not exist.
+
+    Raises
+    ------
+    OSError
+        The directory cannot be used, or with `own`, it belongs to another user.
+    """
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     if own and directory.lstat().st_uid != os.getuid():
         raise PermissionError(f"{directory} belongs to another user")
@@ -117,18 +126,20 @@ def _named(options: Options) -> Path | None:
 
 
 def _unnamed() -> tuple[Path, Path]:
-    """Give the directories to try where none was named, the usual one first."""
+    """Return the default directories, in the order of preference."""
+    import platformdirs  # few need it, and importing is to be cheap
+
     usual = Path(platformdirs.user_cache_dir("streamfile", appauthor=False))
     return usual, Path(tempfile.gettempdir()) / f"streamfile-{os.getuid()}"
 
 
 def _existing(directory: Path) -> Path:
-    """Give a directory, or the nearest one above it that exists."""
+    """Return a directory if it exists, else its nearest parent that exists."""
     return next(filter(os.path.exists, (directory, *directory.parents)))
 
 
 def _can_be_own(directory: Path) -> bool:
-    """Tell whether a directory is this user's, or could be made."""
+    """Tell whether this user owns a directory and can write to it, or could create it."""
     existing = _existing(directory)
     own = existing != directory or existing.lstat().st_uid == os.getuid()
     return own and existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
@@ -140,5 +151,5 @@ def _default_cap(directory: Path) -> int:
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             taken += sum(entry.stat().st_blocks * 512 for entry in folder.iterdir())
     half = (shutil.disk_usage(existing).free + taken) // 2
-    # A power of two, so that the size stays as the free space changes a little.
+    # A power of two, so that the cap usually stays the same when the free space changes a little.
     return min(LARGEST_DEFAULT, 1 << max(0, half.bit_length() - 1))

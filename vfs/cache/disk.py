@@ -1,11 +1,12 @@
-"""A bounded, checksummed block store that many processes share without waiting for each other.
+"""Bounded, checksummed block store, shared by many processes that do not wait for each other.
 
-The store is one file of fixed size, divided into sets of one header page and 64 data slots. A
-block can rest in any slot of the one set that its key selects; where all are taken, the least
-recently used one is replaced. Where the file shrinks, only the keys of the sets that go select
-another set, and the most recently used of them move there. An entry's checksum covers its key and
-its data, so a slot torn by a killed or a concurrent writer is a miss, and readers need no lock.
-Writers hold a shared lock only against a process that shrinks the file.
+The store is one file, divided into sets of one header page and 64 data slots (a set-associative
+cache). A block's key selects a set, and the block can be in any slot of this set. If all slots are
+taken, a new block replaces the least recently used one. When the file shrinks, only the keys of
+the removed sets select another set; the most recently used blocks of the removed sets move there.
+An entry's checksum covers its key and its data. A slot that a killed or a concurrent writer left
+incomplete is therefore a miss, and readers need no lock. Writers hold a shared lock, which
+excludes only a process that shrinks the file.
 """
 
 from __future__ import annotations
@@ -43,17 +44,17 @@ Key = tuple[bytes, int]
 
 
 class DiskStore:
-    """Blocks of up to 4096 bytes in one file.
+    """Store of blocks of up to 4096 bytes, in one file.
 
     Parameters
     ----------
     directory
-        An existing directory of its own.
+        Existing directory that only the cache uses.
     capacity
-        Most bytes that the file may take.
+        Greatest permitted length of the file in bytes.
     room
-        Gives the most bytes that it may take now, where other files share the capacity. Called
-        under the exclusive lock.
+        Function that returns the length in bytes that other files in the directory leave for the
+        store; called under the exclusive lock. Default: all of `capacity`.
 
     Raises
     ------
@@ -74,12 +75,17 @@ class DiskStore:
         self._open()
 
     def get(self, keys: Iterable[Key]) -> dict[Key, bytes]:
-        """Read blocks; what is missing or damaged is left out.
+        """Read blocks, and mark them as used now.
 
         Parameters
         ----------
         keys
             (16-byte digest, block number) pairs.
+
+        Returns
+        -------
+        dict
+            Blocks by key, without missing and damaged blocks.
         """
         found: dict[Key, bytes] = {}
         sets = self._count()
@@ -109,14 +115,15 @@ class DiskStore:
         return found
 
     def put(self, blocks: Mapping[Key, bytes], *, keep: bool = False) -> None:
-        """Write blocks, replacing the least recently used.
+        """Write blocks, which replace the least recently used blocks.
 
         Parameters
         ----------
         blocks
             Data by (16-byte digest, block number).
         keep
-            Replace these only after all others: they count as used a month from now.
+            Whether to keep these blocks longer than others: their time of use is set to 30 days
+            from now.
 
         Raises
         ------
@@ -147,16 +154,16 @@ class DiskStore:
                     header[way * ENTRY.size : (way + 1) * ENTRY.size] = entry
 
     def size(self) -> int:
-        """Measure the file, in bytes."""
+        """Return the length of the store's file in bytes."""
         return os.fstat(self._file).st_size
 
     def close(self) -> None:
-        """Let go of the file; what still uses it in another thread gets an OSError."""
+        """Close the file; a thread that still uses the store gets an OSError."""
         with self._writing:
             self._close()
 
     def reopen(self) -> None:
-        """Take own file handles, in a process that was forked."""
+        """Open the files again in a forked process, so that it shares no locks with its parent."""
         self._writing = threading.Lock()
         self._close()
         self._open()
@@ -173,7 +180,7 @@ class DiskStore:
             raise
 
     def _resize(self) -> None:
-        """Shrink to the room that there is, grow only where no other process reads the file."""
+        """Shrink the file to the room, or grow it to the room if no other process has it open."""
         sets, size = max(1, self._room() // SET), self.size()
         alone = True
         try:
@@ -211,14 +218,14 @@ class DiskStore:
 
 
 def shrink(file: int, sets: int) -> None:
-    """Cut a store off, and move what was used last in the sets that go into those that stay.
+    """Remove sets from the end of a store, and move their most recently used blocks.
 
     Parameters
     ----------
     file
-        The store's file, under its exclusive lock.
+        Descriptor of the store's file; the caller holds the exclusive lock.
     sets
-        How many sets stay, at least one. A file that has no more is left alone.
+        Number of sets that stay, at least one. A file that has no more sets is not changed.
     """
     size = os.fstat(file).st_size
     latest = time.time_ns() + 2 * KEPT_LONGER
@@ -239,7 +246,17 @@ def shrink(file: int, sets: int) -> None:
 
 
 def _move(file: int, base: int, entries: list[tuple[int, int, bytes]]) -> None:
-    """Let entries, as (time of use, place of the data, entry), replace what was used earlier."""
+    """Move blocks to a set, where they replace blocks that were used less recently.
+
+    Parameters
+    ----------
+    file
+        Descriptor of the store's file.
+    base
+        Offset of the set in the file.
+    entries
+        (time of use, offset of the data, header entry) of each block.
+    """
     header = bytearray(os.pread(file, BLOCK, base).ljust(BLOCK, b"\0"))
     stamps = _stamps(header, time.time_ns())
     for stamp, place, entry in sorted(entries, reverse=True)[:WAYS]:
@@ -254,7 +271,7 @@ def _move(file: int, base: int, entries: list[tuple[int, int, bytes]]) -> None:
 
 
 def _stamps(header: bytes | bytearray, now: int) -> npt.NDArray[np.uint64]:
-    """Give the times of use of a set's slots, in nanoseconds, 0 where one cannot be true."""
+    """Return the times of use of a set's slots in nanoseconds, 0 for an impossible time."""
     stamps = np.frombuffer(header, "<u8")[STAMP_OFFSET // 8 :: ENTRY.size // 8].copy()
     stamps[stamps > now + 2 * KEPT_LONGER] = 0  # damaged, or the clock was wrong
     return stamps

@@ -1,9 +1,10 @@
-"""Whole files in the cache directory, each written once, shared by processes, under one cap.
+"""Whole files in the cache directory, each written once and shared by processes, under one cap.
 
-A file's name is a digest in hexadecimal. Its writer holds an exclusive lock on the unfinished file
-``<name>.part``, for which others wait; who uses the finished file holds a shared lock on it; what
-nobody holds may be evicted. All growth happens under the lock of the block store, which gives way
-before a file grows, so that both together never pass the cap.
+A file's name is a digest in hexadecimal. The writer of a file holds an exclusive lock on the
+unfinished file ``<name>.part``, and other processes that want the file wait for this lock. A user
+of the finished file holds a shared lock on it. A file without a lock may be evicted. Files grow
+only under the lock of the block store, and the block store shrinks before a file grows, so that
+files and block store together never exceed the cap.
 """
 
 from __future__ import annotations
@@ -30,22 +31,22 @@ except ImportError:  # pragma: no cover - Windows
 FOLDER = "files"
 NAME = re.compile(r"[0-9a-f]+(\.part|\.state|\.new|)")
 LEAST_STORE = 16  # sets
-STATES = 8 * BLOCK  # one saved, and one on its way
-ABANDONED = 24 * 3600 * 10**9
+STATES = 8 * BLOCK  # bytes of two state files: the saved one, and one that is being written
+ABANDONED = 24 * 3600 * 10**9  # ns after which an unfinished file that nobody writes is evicted
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class KeptFiles:
     """Whole files in a cache directory, each written once and shared by processes.
 
-    Holds no file handles: usable after a fork, and from many threads.
+    The object holds no file handles. It can be used after a fork and in many threads.
 
     Parameters
     ----------
     directory
-        The cache directory, made when the first file is.
+        The cache directory, which is created together with the first file.
     capacity
-        Most bytes that the directory may take, the block store among them.
+        Greatest permitted size of the directory in bytes, the block store included.
     """
 
     def __init__(self, directory: Path, capacity: int) -> None:
@@ -55,12 +56,17 @@ class KeptFiles:
         self._least = max(1, min(LEAST_STORE, capacity // (32 * SET))) * SET
 
     def get(self, name: bytes) -> KeptFile | None:
-        """Open a kept file, and mark it as used; None where there is none.
+        """Open a kept file, and mark it as used now.
 
         Parameters
         ----------
         name
-            A digest.
+            Digest that names the file.
+
+        Returns
+        -------
+        KeptFile or None
+            None if there is no such file.
         """
         with contextlib.suppress(OSError):
             while True:
@@ -76,22 +82,22 @@ class KeptFiles:
         return None
 
     def make(self, name: bytes, size: int, write: Callable[[Part], object]) -> KeptFile:
-        """Open a kept file; where there is none, one process writes it while others wait for it.
+        """Open a kept file; if it does not exist, write it, or wait for a process that writes it.
 
         Parameters
         ----------
         name
-            A digest of all that the content depends on.
+            Digest of all inputs of the content, which names the file.
         size
-            Bytes to reserve at first.
+            Number of bytes to reserve before writing.
         write
-            Fills the file. What it raises is raised here; the unfinished file then stays only if
-            a state was saved, and there was space.
+            Function that fills the file. If it raises an error, the unfinished file stays only if
+            a state was saved and space was not the reason.
 
         Raises
         ------
         CacheSpaceError
-            The file does not fit under the cap beside those that are in use, or on the disk.
+            The file does not fit under the cap beside the files in use, or the disk is full.
         CacheDirectoryError
             The directory cannot be written.
         """
@@ -128,12 +134,25 @@ class KeptFiles:
             part.close()
 
     def room(self) -> int:
-        """Give the bytes that are left for the block store, under whose lock this is called."""
+        """Compute the bytes that files leave for the block store; the caller holds its lock."""
         return self._make_room(0)
 
     @contextlib.contextmanager
     def growing(self, part: Path, size: int) -> Iterator[None]:
-        """Make room for a part of a new size, and hold the lock until it has that size."""
+        """Make room for an unfinished file of a new size, and hold the lock during the block.
+
+        Parameters
+        ----------
+        part
+            Path of the unfinished file.
+        size
+            Length in bytes that the ``with`` block will give it.
+
+        Raises
+        ------
+        CacheSpaceError
+            The file does not fit under the cap beside the files in use.
+        """
         with self.locked():
             left = self._make_room(_charge(size) + STATES, part.name)
             with contextlib.suppress(FileNotFoundError):
@@ -146,17 +165,18 @@ class KeptFiles:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the lock of the block store alone."""
+        """Hold the exclusive lock of the block store."""
         lock = os.open(self._directory / disk.LOCK, os.O_RDWR | os.O_CREAT | FLAGS, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
         finally:
-            fcntl.flock(lock, fcntl.LOCK_UN)  # a process forked meanwhile has it open too
+            # `close` alone keeps the lock if a process was forked meanwhile.
+            fcntl.flock(lock, fcntl.LOCK_UN)
             os.close(lock)
 
     def _claim(self, name: bytes) -> KeptFile | Part:
-        """Wait until the file is there, or is this process's to write."""
+        """Wait until the file is finished, or until this process may write it."""
         path = self._files / name.hex()
         unfinished = Path(f"{path}.part")
         while True:
@@ -165,25 +185,35 @@ class KeptFiles:
             lock = take_lock(unfinished)
             part = None
             try:
-                # Whoever finishes the file goes on to hold a shared lock, as long as it is used.
+                # After finishing the file, its writer holds a shared lock as long as it uses it.
                 fcntl.flock(lock, fcntl.LOCK_SH)
                 if _is_at(unfinished, lock) and _take_alone(lock):
                     if (kept := self.get(name)) is None:
                         part = Part(self, path, lock)
                         return part
-                    unfinished.unlink()  # it was finished between the first look and the lock
+                    # The file was finished between the first `get` and the lock.
+                    unfinished.unlink()
                     return kept
             finally:
                 if part is None:
                     let_go(lock)
 
     def _make_room(self, needed: int, own: str = "") -> int:
-        """Evict what was used least recently, until a file fits beside the least block store.
+        """Evict the least recently used files, until a file fits beside the least block store.
+
+        Abandoned unfinished files are evicted in any case.
+
+        Parameters
+        ----------
+        needed
+            Size of the new file in bytes, 0 for no file.
+        own
+            Name of an existing file that the new one replaces; it is neither counted nor evicted.
 
         Returns
         -------
         int
-            Bytes that all files but `own`, and one of the size `needed`, leave.
+            Bytes of the cap that the other files and the new file leave.
         """
         left = self.capacity - needed
         old = time.time_ns() - ABANDONED
@@ -215,7 +245,10 @@ class KeptFiles:
         return left
 
     def _scan(self) -> Iterator[tuple[bool, int, int, str]]:
-        """Give each file: whether it is finished, its last use, what it takes at most, its name."""
+        """Yield each file: whether it is finished, its last use in ns, its greatest size, its name.
+
+        Saved states are part of the size of their unfinished file; states without one are deleted.
+        """
         with contextlib.suppress(FileNotFoundError):
             for entry in os.scandir(self._files):
                 with contextlib.suppress(FileNotFoundError):
@@ -225,13 +258,13 @@ class KeptFiles:
                     if NAME.fullmatch(entry.name) and kind in ("state", "new"):
                         if not part.exists():
                             Path(entry).unlink()
-                        continue  # charged with the part
+                        continue  # its bytes are counted with its unfinished file
                     charge = _charge(facts.st_size) + STATES * (kind == "part")
                     yield kind != "part", facts.st_mtime_ns, charge, entry.name
 
 
 def _take_alone(lock: int) -> bool:
-    """Make a shared lock an exclusive one, unless another holds it too; then it is lost."""
+    """Try to make a shared lock exclusive; if another process holds it too, the lock is lost."""
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -240,12 +273,12 @@ def _take_alone(lock: int) -> bool:
 
 
 def _charge(size: int) -> int:
-    """Round a length up to the blocks that it takes on disk."""
+    """Round a length in bytes up to a multiple of the block size."""
     return -(-size // BLOCK) * BLOCK
 
 
 def _is_at(path: Path, file: int) -> bool:
-    """Tell whether an open file is still the one of that name."""
+    """Tell whether a path names the open file of a descriptor."""
     try:
         return os.path.samestat(path.lstat(), os.fstat(file))
     except FileNotFoundError:
@@ -253,7 +286,7 @@ def _is_at(path: Path, file: int) -> bool:
 
 
 def _lock_alone(path: Path) -> int | None:
-    """Lock a file that nobody uses or writes; None where somebody does."""
+    """Open and lock a file that nobody uses or writes; None if somebody does."""
     try:
         file = os.open(path, os.O_RDONLY | FLAGS)
     except OSError:

@@ -1,4 +1,4 @@
-"""A file that is being written in the cache directory, and one that is finished."""
+"""Unfinished files, which a process writes in the cache directory, and finished ones."""
 
 from __future__ import annotations
 
@@ -11,35 +11,47 @@ from pathlib import Path
 from typing import Protocol
 
 from vfs.cache.disk import BLOCK
+from vfs.forks import renew_in_children
 
 try:
     import fcntl
 except ImportError:  # pragma: no cover - Windows
     fcntl = None  # type: ignore[assignment]
 
-MOST_STATE = 4 * BLOCK - 16
+MOST_STATE = 4 * BLOCK - 16  # bytes; a checksum of 16 bytes precedes the state
 FLAGS = sum(getattr(os, name, 0) for name in ("O_CLOEXEC", "O_NOFOLLOW", "O_NONBLOCK"))
 
-_writing: set[int] = set()  # descriptors that hold the locks of this process's writers
+
+class _WriterLocks(set[int]):
+    """Descriptors of the locks that this process's writers hold."""
+
+    def renew(self) -> None:
+        """Close the descriptors in a forked child, so that the locks end with the parent."""
+        while self:
+            os.close(self.pop())
+
+
+_writing = _WriterLocks()
+renew_in_children(_writing)
 
 
 class Space(Protocol):
-    """What a file grows in, under its cap and its lock."""
+    """Interface to the cap and the lock under which an unfinished file grows."""
 
     def growing(self, part: Path, size: int) -> AbstractContextManager[None]:
-        """Make room for a part of a new size, and hold the lock until it has that size."""
+        """Make room for an unfinished file of a new size, see `KeptFiles.growing`."""
 
     def locked(self) -> AbstractContextManager[None]:
-        """Hold the lock of the block store."""
+        """Hold the exclusive lock of the block store."""
 
 
 class KeptFile:
-    """A finished file that cannot be evicted until it is closed or forgotten.
+    """A finished file, which is not evicted before this object is closed or garbage-collected.
 
     Attributes
     ----------
     path
-        Where it is. Close it only after whatever was opened or mapped by this path.
+        Path of the file. Close files and maps opened by this path before this object.
     """
 
     def __init__(self, path: Path, lock: int) -> None:
@@ -48,7 +60,7 @@ class KeptFile:
         self._close = weakref.finalize(self, os.close, lock)
 
     def close(self) -> None:
-        """Let others evict the file."""
+        """Release the shared lock, so that the file may be evicted."""
         self._close()
 
     def __enter__(self) -> KeptFile:
@@ -62,19 +74,20 @@ class KeptFile:
 
 
 class Part:
-    """A file while it is written.
+    """An unfinished file, which this process writes.
 
     Attributes
     ----------
     path
-        Of the unfinished file.
+        Path of the unfinished file.
     file
-        Its descriptor, for reading and writing.
+        Descriptor of the file, for reading and writing.
     size
-        Its length, which is what is reserved for it, in bytes.
+        Length of the file in bytes, all of them reserved on disk and under the cap.
     state
-        What an interrupted writer saved last, ``b""`` where there was none. Then what it had
-        written is there too, else all bytes are zero.
+        The state that the present or an interrupted writer saved last, ``b""`` if none. With a
+        state, the file has the bytes that were written before it; without one, the file begins
+        empty.
     """
 
     def __init__(self, files: Space, path: Path, lock: int) -> None:
@@ -95,17 +108,17 @@ class Part:
         Parameters
         ----------
         size
-            The new length in bytes, when the writer returns the final one. 0 begins anew: the
-            saved state is forgotten.
+            The new length in bytes; new bytes are zeros. The writer must reserve the final length
+            before it returns. 0 begins anew, and deletes the saved state.
 
         Raises
         ------
         CacheSpaceError
-            It does not fit under the cap.
+            The file does not fit under the cap.
         OSError
-            It does not fit on the disk.
+            The file does not fit on the disk.
         """
-        if size == 0:  # the state first: it must not outlive what it tells of
+        if size == 0:  # before the truncation: a state must not outlive the bytes that it describes
             self._forget()
         if size > self.size:
             with self._files.growing(self.path, size):
@@ -115,12 +128,12 @@ class Part:
         self.size = size
 
     def save(self, state: bytes) -> None:
-        """Remember how far writing got, after waiting for what was written to reach the disk.
+        """Save the progress of writing, after the written bytes have reached the disk.
 
         Parameters
         ----------
         state
-            At most 16,368 bytes, not empty, for the writer that may have to go on from here.
+            1 to 16,368 bytes, from which a later writer can go on after an interruption.
         """
         if not 0 < len(state) <= MOST_STATE:
             raise ValueError(f"a state of {len(state):,} bytes: expected 1 to {MOST_STATE:,}")
@@ -131,12 +144,12 @@ class Part:
         self.state = state
 
     def finish(self) -> KeptFile:
-        """Give the file its name, and hold it as a user does."""
+        """Rename the file to its final name, and turn the writer's lock into a user's."""
         length = os.fstat(self.file).st_size
         if length != self.size:
             raise ValueError(f"{length:,} bytes were written where {self.size:,} were reserved")
         os.fsync(self.file)
-        with self._files.locked():  # so that it is not evicted while one lock becomes the other
+        with self._files.locked():  # nobody evicts the file while its lock becomes a shared one
             self.path.replace(self._final)
             _writing.discard(self._lock)
             kept = KeptFile(self._final, self._lock)
@@ -146,15 +159,21 @@ class Part:
         return kept
 
     def abandon(self, *, resumable: bool) -> None:
-        """Let another process write the file, from the saved state if there is one."""
-        if self._lock not in _writing:  # in a process forked while this one was writing
+        """Abandon writing, and delete the file unless another process may go on with it.
+
+        Parameters
+        ----------
+        resumable
+            Whether to keep the file, if it has a saved state.
+        """
+        if self._lock not in _writing:  # in a child process that was forked during the writing
             return
         if not (resumable and self.state):
             self._forget()
             self.path.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Close the file, and let go of the lock if it was not finished."""
+        """Close the file, and release the writer's lock if the file is not finished."""
         os.close(self.file)
         if self._lock in _writing:
             let_go(self._lock)
@@ -166,30 +185,23 @@ class Part:
 
 
 def take_lock(path: Path) -> int:
-    """Open a part, made if need be, whose lock this process's writer will wait for."""
+    """Open an unfinished file for locking, and create it if it does not exist.
+
+    The descriptor is closed in forked child processes.
+    """
     lock = os.open(path, os.O_RDWR | os.O_CREAT | FLAGS, 0o600)
     _writing.add(lock)
     return lock
 
 
 def let_go(lock: int) -> None:
-    """Close what `take_lock` opened."""
+    """Close a descriptor from `take_lock`, which releases its lock."""
     _writing.discard(lock)
     os.close(lock)
 
 
-def _after_fork() -> None:
-    """Leave a writer's locks to the parent, so that they end with it."""
-    while _writing:
-        os.close(_writing.pop())
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
-
-
 def _allocate(file: int, start: int, end: int) -> None:
-    """Make a file longer, with disk space: a full disk would kill who writes by a mapping."""
+    """Lengthen a file and allocate disk space, because a write to a map must not fail."""
     try:
         if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(file, start, end - start)
@@ -205,7 +217,7 @@ def _checksum(state: bytes) -> bytes:
 
 
 def _recall(path: Path) -> bytes:
-    """Read a saved state, empty if there is none or it is damaged."""
+    """Read a saved state, empty if it does not exist or is damaged."""
     try:
         with path.open("rb") as file:
             data = file.read(16 + MOST_STATE)

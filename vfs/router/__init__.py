@@ -1,4 +1,4 @@
-"""The interior pages of b-trees, packed into some kilobytes.
+"""Routers: the interior pages of b-trees, packed into some kilobytes.
 
-It may import btree and below.
+This package may import btree and the modules that btree may import.
 """

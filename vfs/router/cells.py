@@ -1,8 +1,8 @@
-"""The cells of an index's interior pages, packed small.
+"""Compact encoding of the cells of an index's interior pages.
 
-A record begins with a header that follows from its length, and ends with a row id; what is
-between them, the key, begins like the one before it in its page. That is only where records are
-cut to pack well: any bytes come back as they were.
+A record consists of a header, a key and a row id. The header follows from the length, and a key
+shares a prefix with the key before it in the page. The encoding uses both to save bytes, and is
+lossless for any records.
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ from vfs.btree.record import SIZES, Ints
 from vfs.router.columns import Columns, column
 
 MOST_CELLS = 1 << 20
-LONGEST_END = 7  # bytes, so that they are no negative integer
-KEY_TYPE = 9  # bits: the serial type, in the last byte but one, is twice the length and something
+LONGEST_END = 7  # most bytes of a header or a row id, so that they fit into a positive int64
+# The key's serial type, 13 plus twice the key's length, is in the last but one byte of the header.
+# The header as an integer, less the record's length shifted by 9 bits, therefore varies little.
+KEY_TYPE = 9
 
 
 def pack_cells(nodes: Sequence[IndexNode]) -> list[bytes]:
-    """Pack the cells of pages."""
+    """Pack the cells of pages into fields for `compress`."""
     cells: list[tuple[int, ...]] = []
     text: list[bytes] = []
     for node in nodes:
@@ -42,13 +44,13 @@ def pack_cells(nodes: Sequence[IndexNode]) -> list[bytes]:
 
 
 def _shared(before: bytes, key: bytes) -> int:
-    """Count the bytes with which both begin."""
+    """Compute the length of the common prefix."""
     pairs = enumerate(zip(before, key, strict=False))
     return next((i for i, (one, other) in pairs if one != other), min(len(before), len(key)))
 
 
 def _key_of(record: bytes) -> tuple[int, int]:
-    """Tell where a key begins and ends in the part of a record that is in its page."""
+    """Find the begin and end of the key in the part of a record that is in the page."""
     begin = min(record[0], LONGEST_END, len(record))
     kind = record[begin - 1] if begin else 0
     row_id = SIZES[kind] if kind < len(SIZES) else 0
@@ -56,21 +58,21 @@ def _key_of(record: bytes) -> tuple[int, int]:
 
 
 class PackedCells:
-    """Cells in flat arrays.
+    """Unpacked cells, in flat arrays.
 
     Parameters
     ----------
     columns
-        Those of `pack_cells` come next.
+        Columns whose next fields are from `pack_cells`.
     index
-        Their tree.
+        The index that has the cells.
     bounds
-        Where the cells of each page begin, and at last the number of all.
+        Number of cells before each page, and behind the last page, int64, shape (pages + 1,).
 
     Raises
     ------
     ValueError
-        Cells that cannot be.
+        The cells contradict the file format.
     """
 
     def __init__(self, columns: Columns, index: Index, bounds: Ints) -> None:
@@ -100,7 +102,15 @@ class PackedCells:
         self._text = columns.octets(int(self._ends[-1]))
 
     def node(self, page: int, children: Ints) -> IndexNode:
-        """Make the node of a page, told by its position."""
+        """Make the node of a page.
+
+        Parameters
+        ----------
+        page
+            Position of the page among the packed pages, from 0.
+        children
+            Page numbers of its children.
+        """
         begin, end = int(self._bounds[page]), int(self._bounds[page + 1])
         ends = self._ends[begin : end + 1].tolist()
         cells: list[Cell] = []

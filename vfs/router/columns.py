@@ -1,7 +1,8 @@
-"""Columns of integers, packed small and unpacked without a Python object for each value.
+"""Compact encoding of columns of integers, decoded without a Python object for each value.
 
-A column is its least value and what each value exceeds it by, in as few bytes as the largest
-excess needs, the high bytes of all first: where all values are equal, nothing but the least one.
+A column is stored as its least value and the excess of each value over it. All excesses have the
+width of the largest one in bytes, 0 if all values are equal. The high bytes of all excesses come
+first, the low bytes last.
 """
 
 from __future__ import annotations
@@ -21,27 +22,27 @@ MOST_BODY = 64 << 20
 
 
 def compress(fields: Iterable[bytes]) -> bytes:
-    """Join fields for `Columns`."""
+    """Compress joined fields into a record for `Columns`."""
     return zlib.compress(b"".join(fields), 9)
 
 
 def column(values: npt.ArrayLike) -> bytes:
-    """Pack integers."""
+    """Pack integers into one field."""
     numbers = np.asarray(values, np.int64)
     least = int(numbers.min()) if len(numbers) else 0
-    excess = (numbers - least).view(np.uint64)  # modulo 2**64, so that no difference is too large
+    excess = (numbers - least).view(np.uint64)  # modulo 2**64: no difference overflows
     width = (int(excess.max(initial=0)).bit_length() + 7) // 8
     octets = excess.astype(">u8").view(np.uint8).reshape(-1, WIDEST)
     return HEAD.pack(least, width) + octets[:, WIDEST - width :].T.tobytes()
 
 
 def rising_column(values: npt.ArrayLike) -> bytes:
-    """Pack integers that differ less from their neighbours than from zero."""
+    """Pack integers as their differences, for columns whose neighbours differ by little."""
     return column(np.diff(np.asarray(values, np.int64), prepend=np.int64(0)))
 
 
 def runs(arrays: Sequence[Ints]) -> list[bytes]:
-    """Pack arrays, each of them nearly an arithmetic progression."""
+    """Pack arrays that are nearly arithmetic progressions, without their lengths."""
     filled = [array for array in arrays if len(array)]
     counts = np.array([len(array) for array in filled], np.int64)
     starts = np.cumsum(counts) - counts
@@ -56,17 +57,17 @@ def runs(arrays: Sequence[Ints]) -> list[bytes]:
 
 
 class Columns:
-    """Columns in the order in which they were packed.
+    """Reader of packed columns, which come in the order in which they were packed.
 
     Parameters
     ----------
     record
-        From `compress`.
+        Record from `compress`.
 
     Raises
     ------
     ValueError, zlib.error
-        It is damaged. So do the methods.
+        The record is damaged. The methods raise ValueError for the same reason.
     """
 
     def __init__(self, record: bytes) -> None:
@@ -78,18 +79,18 @@ class Columns:
 
     @property
     def exhausted(self) -> bool:
-        """Whether all were taken."""
+        """Whether all bytes were read."""
         return self._at == len(self._body)
 
     def octets(self, count: int) -> bytes:
-        """Take so many bytes."""
+        """Read the next `count` bytes."""
         begin, self._at = self._at, self._at + count
         if self._at > len(self._body):
             raise ValueError("a column is cut off")
         return self._body[begin : self._at]
 
     def column(self, count: int) -> Ints:
-        """Take so many integers."""
+        """Read a column of `count` integers, int64, shape (count,)."""
         least, width = HEAD.unpack(self.octets(HEAD.size))
         if width > WIDEST:
             raise ValueError(f"integers of {width} bytes")
@@ -100,11 +101,17 @@ class Columns:
         return values + least if width else values
 
     def rising_column(self, count: int) -> Ints:
-        """Take the integers of a `rising_column`."""
+        """Read a column of `count` integers from the function `rising_column`."""
         return np.cumsum(self.column(count))
 
     def runs(self, counts: Ints) -> Ints:
-        """Take the values of arrays of so many values each, all in one array."""
+        """Read the arrays of the function `runs`, joined into one array.
+
+        Parameters
+        ----------
+        counts
+            Length of each array, int64, shape (arrays,).
+        """
         counts = counts[counts > 0]
         starts = np.cumsum(counts) - counts
         firsts, least = self.rising_column(len(counts)), self.column(len(counts))

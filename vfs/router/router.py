@@ -1,8 +1,7 @@
-"""The interior pages of trees, packed small.
+"""Compact encoding of the interior pages of b-trees, which together lead to every leaf.
 
-Row ids and page numbers of neighbours differ by nearly the same amount, and keys begin like those
-before them: a reader that starts with this knows the way to every leaf. What is unpacked stays in
-flat arrays; a node is cut out of them when a walk comes to its page.
+Row ids and page numbers are nearly arithmetic progressions, and neighbouring keys share prefixes.
+Unpacked pages stay in flat arrays; a node is made when a walk needs its page.
 """
 
 from __future__ import annotations
@@ -25,20 +24,20 @@ from vfs.router.columns import Columns, column, compress, rising_column, runs
 FACTS = struct.Struct("<6q")
 MOST_NODES = 1 << 17
 MOST_CHILDREN = 1 << 22
-LAST_PAGE = (1 << 32) - 1  # that a pointer can hold
+LAST_PAGE = (1 << 32) - 1  # greatest page number that a pointer of four bytes has
 
 
 class Nodes(MutableMapping[int, Node]):
-    """Interior pages by number, each made when it is looked at.
+    """Mapping of page numbers to interior pages, each made at its first access.
 
     Parameters
     ----------
     numbers
-        Page numbers.
+        Page numbers, int64, shape (n,).
     make
-        Gives the node of a position among them.
+        Function that makes the node of the page at a position in `numbers`.
     known
-        Nodes that are there already.
+        Nodes that exist already, by page number; they replace packed ones.
     """
 
     def __init__(
@@ -72,12 +71,12 @@ class Nodes(MutableMapping[int, Node]):
 
 
 def pack(trees: Sequence[Table | Index]) -> bytes:
-    """Pack the interior pages that trees know.
+    """Pack the interior pages that trees have stored.
 
     Parameters
     ----------
     trees
-        In a fixed order.
+        Trees, in the order in which `unpack` gets them.
     """
     fields: list[bytes] = []
     for tree in trees:
@@ -97,19 +96,19 @@ def pack(trees: Sequence[Table | Index]) -> bytes:
 
 
 def unpack(record: bytes, trees: Sequence[Table | Index]) -> bool:
-    """Give trees the interior pages that `pack` saw, beside those that they know.
+    """Add the interior pages of a record to trees.
 
     Parameters
     ----------
     record
-        From `pack`.
+        Record from `pack`.
     trees
-        In the same order.
+        The trees, in the same order. They keep the interior pages that they have stored.
 
     Returns
     -------
     bool
-        False, and no tree is changed, if the record is of other trees or damaged.
+        Whether the record was used. If it is damaged or of other trees, no tree is changed.
     """
     try:
         columns = Columns(record)
@@ -126,19 +125,25 @@ def unpack(record: bytes, trees: Sequence[Table | Index]) -> bool:
 
 
 def _facts(tree: Table | Index) -> list[int]:
-    """Tell a tree from others."""
+    """List the root, type and page size, by which a record is matched to a tree."""
     return [tree.root, tree.interior_type, tree.layout.page_size]
 
 
 def _unpack_tree(
     columns: Columns, tree: Table | Index
 ) -> tuple[int | None, Ints, Callable[[int], Any]]:
-    """Take the columns of one tree: its depth, the numbers of its pages, and what makes a node.
+    """Read the columns of one tree.
+
+    Returns
+    -------
+    depth, numbers, make
+        The depth of the tree, None if unknown, its page numbers, and a function that makes the
+        node of the page at a position.
 
     Raises
     ------
     ValueError
-        They are of another tree, or contradict themselves.
+        The columns are of another tree, or contradict the file format.
     """
     *facts, depth, count, total = FACTS.unpack(columns.octets(FACTS.size))
     if facts != _facts(tree) or not -1 <= depth < MOST_LEVELS:
@@ -153,7 +158,7 @@ def _unpack_tree(
         raise ValueError("not as many children as the counts say")
     children = columns.runs(counts)
     _check_children(numbers, counts, children, tree.layout.page_count)
-    gaps = np.append(0, ends - np.arange(1, count + 1))  # where what is between children begins
+    gaps = np.append(0, ends - np.arange(1, count + 1))  # number of cells before each page
     make_node: Callable[[int, Ints], TableNode | IndexNode]
     if isinstance(tree, Table):
         make_node = _table_nodes(columns, gaps)
@@ -168,7 +173,7 @@ def _unpack_tree(
 
 
 def _check_children(numbers: Ints, counts: Ints, children: Ints, page_count: int) -> None:
-    """Refuse children as `BTree.check_children`, those of all pages at once."""
+    """Raise an error for malformed children, as `BTree.check_children`, of all pages at once."""
     if np.any((children < 1) | (children > min(page_count, LAST_PAGE))):
         raise ValueError("a child outside of the file")
     if np.any(children == np.repeat(numbers, counts)):
@@ -179,7 +184,7 @@ def _check_children(numbers: Ints, counts: Ints, children: Ints, page_count: int
 
 
 def _table_nodes(columns: Columns, gaps: Ints) -> Callable[[int, Ints], TableNode]:
-    """Take the row ids of a table's pages; what is given makes a node."""
+    """Read the row ids of a table's pages, and return a function that makes a node."""
     keys = columns.runs(np.diff(gaps))
     falls = np.flatnonzero(keys[1:] <= keys[:-1]) + 1
     if not np.isin(falls, gaps).all():

@@ -7,6 +7,7 @@ import logging
 import ssl
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import requests
@@ -135,12 +136,13 @@ def open_ahead(
     url: str,
     connections: int,
     timeout: float,
-    start: Callable[[Callable[[], None]], None],
+    submit: Callable[[Callable[[], None]], object],
 ) -> None:
     """Open connections in the background, so that the first wide wave finds them ready.
 
-    Does nothing through a proxy, or where the session's pool is not that of `requests`. A
-    connection that cannot be opened is left to the request that will need it, which reports why.
+    Does nothing through a proxy, or where the session's pool is not that of `requests`, or where
+    urllib3 has other private names than today. A connection that cannot be opened is left to the
+    request that will need it, which reports why.
 
     Parameters
     ----------
@@ -152,8 +154,8 @@ def open_ahead(
         How many.
     timeout
         Seconds that opening one may take.
-    start
-        Runs a task in another thread.
+    submit
+        Calls a function in another thread.
     """
     if not isinstance(session, requests.Session):
         return
@@ -168,24 +170,28 @@ def open_ahead(
     )
     if pool.proxy is not None:
         return
-    if pool.ConnectionCls is HTTPSConnection:
-        pool.ConnectionCls = _IdleConnection
     adapter.cert_verify(pool, url, settings["verify"], settings["cert"])  # type: ignore[no-untyped-call]
-
-    def connect(connection: Any) -> None:
-        try:
-            if getattr(connection, "sock", None) is None:
-                connection.timeout = timeout
-                connection.connect()
-        except (OSError, PoolError) as failure:
-            log.debug("connection ahead to %s: %s", pool.host, failure)
-            connection.close()
-        finally:
-            pool._put_conn(connection)
-
-    fresh = []
-    with contextlib.suppress(PoolError):  # as many as the pool has left
-        for _ in range(connections):
-            fresh.append(pool._get_conn(timeout=0))  # noqa: PERF401
+    fresh: list[Any] = []
+    try:  # urllib3 promises none of these names
+        take, put_back = pool._get_conn, pool._put_conn
+        if pool.ConnectionCls is HTTPSConnection:
+            pool.ConnectionCls = _IdleConnection
+        with contextlib.suppress(PoolError):  # as many as the pool has left
+            fresh += (take(timeout=0) for _ in range(connections))
+    except (AttributeError, TypeError) as failure:
+        log.info("no connections are opened ahead: this urllib3 is not as expected: %s", failure)
     for connection in fresh:
-        start(lambda connection=connection: connect(connection))  # type: ignore[misc]
+        submit(partial(_open, connection, put_back, timeout))
+
+
+def _open(connection: Any, put_back: Callable[[Any], None], timeout: float) -> None:
+    """Open a connection, and put it back into its pool."""
+    try:
+        if getattr(connection, "sock", None) is None:
+            connection.timeout = timeout
+            connection.connect()
+    except (OSError, PoolError) as failure:
+        log.debug("connection ahead to %s: %s", connection.host, failure)
+        connection.close()
+    finally:
+        put_back(connection)

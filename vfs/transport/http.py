@@ -1,4 +1,4 @@
-"""HTTP: one session, one retry path, redirects."""
+"""Files on web servers: one session, one retry path, redirects."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 from vfs.errors import DeadlineError, OptionError, RedirectError, ResponseError
-from vfs.identity import Identity, shown
+from vfs.forks import renew_in_children
+from vfs.identity import Identity, shown, url_name
 from vfs.options import Options
-from vfs.stats import Budget
+from vfs.transport.base import Source
 from vfs.transport.connections import (
     FOREIGN_HEADERS,
     close_session,
@@ -37,17 +38,15 @@ SHORTEST_BACKOFF = 0.1
 LONGEST_BACKOFF = 10.0
 
 
-class Transport:
-    """Ranges of one URL over HTTP.
+class HttpSource(Source):
+    """A file at one URL, read over HTTP.
 
     Parameters
     ----------
     url
         An http or https address.
     options
-        Connections, timeouts, headers, session.
-    budget
-        Limits, and the counters to keep.
+        Connections, timeouts, headers, session, budgets.
 
     Raises
     ------
@@ -55,7 +54,7 @@ class Transport:
         The URL is not one that HTTP can answer.
     """
 
-    def __init__(self, url: str, options: Options, budget: Budget) -> None:
+    def __init__(self, url: str, options: Options) -> None:
         try:
             parts = urlsplit(url)
             usable = parts.scheme in ("http", "https") and parts.hostname and (parts.port or 1)
@@ -63,19 +62,27 @@ class Transport:
             usable = None
         if not usable:
             raise OptionError(f"{url!r} is no URL of a file: expected http://… or https://…")
-        self.url = url
-        self.name = shown(url)
-        self.pace = Pace()
+        super().__init__(url, options)
         self._options = options
-        self._budget = budget
+        self._connect()
+        renew_in_children(self)
+
+    def _connect(self) -> None:
+        url, connections = self.url, self._options.connections
+        self.pace = Pace()
         self._target = url
         self._ahead: tuple[str, str | None, int | None] | None = None
-        self._session = wide_session(options.session, options.connections)
+        self._session = wide_session(self._options.session, connections)
         self._foreign = foreign_session(self._session)
-        self._slots = Slots(width(self._session, url, options.connections))
-        self._workers = Workers(options.connections)
+        self._slots = Slots(width(self._session, url, connections))
+        self._workers = Workers(connections)
         # Threads that wait for work would outlive a file that is forgotten without `close`.
         weakref.finalize(self, self._workers.close).atexit = False
+
+    @property
+    def cache_name(self) -> str:
+        """Scheme, host and path, without the query."""
+        return url_name(self.url)
 
     @property
     def connections(self) -> int:
@@ -88,7 +95,7 @@ class Transport:
             return
         self._ahead = _origin(self._target)
         timeout = self._options.timeout
-        open_ahead(self._session, self._target, self.connections, timeout, self._workers.start)
+        open_ahead(self._session, self._target, self.connections, timeout, self._workers.submit)
 
     def fetch(
         self, ranges: Sequence[Range], version: Identity | None
@@ -116,8 +123,8 @@ class Transport:
         BudgetError
             The wave would pass a budget; nothing was sent.
         """
-        self._budget.check(self.name, ranges)
-        self._budget.stats.add(waves=1)
+        self.budget.check(self.name, ranges)
+        self.budget.stats.add(waves=1)
         began = time.monotonic()
         deadline = began + self._options.deadline
         over = threading.Event()
@@ -138,14 +145,18 @@ class Transport:
         self.pace.received(length, time.monotonic() - began, rounds)
         return [body for body, _ in answers], answers[0][1]
 
-    def after_fork(self) -> None:
-        """Drop the sockets that are the parent process's; it keeps its own ends of them."""
+    def renew(self) -> None:
+        """Drop the sockets that are the parent process's, which keeps its own ends of them."""
         self._session.close()
+        self._connect()
 
     def close(self) -> None:
         """Let threads end, and close connections where they are this transport's own."""
         self._workers.close()
         close_session(self._session, self._options.session)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return HttpSource, (self.url, self._options)
 
     def _fetch_one(
         self, wanted: Range, version: Identity | None, deadline: float, over: threading.Event
@@ -169,7 +180,7 @@ class Transport:
                 pause = failure.wait if failure.wait is not None else random.uniform(0, backoff)
                 if time.monotonic() + pause > deadline:
                     raise self._too_late() from failure.error
-                self._budget.stats.add(retries=1)
+                self.budget.stats.add(retries=1)
                 log.warning("%s; attempt %d follows in %.1f s", failure.error, attempt + 1, pause)
                 if over.wait(pause):  # nobody waits for the answer any more
                     raise failure.error from failure.__cause__
@@ -234,7 +245,7 @@ class Transport:
         timeout = min(self._options.timeout, deadline - time.monotonic())
         if timeout <= 0:
             raise self._too_late()
-        self._budget.spend_request(self.name)
+        self.budget.spend_request(self.name)
         session, own = self._session, dict[str, Any]()
         if _origin(url) == _origin(self.url):
             own["headers"] = dict(self._options.headers or {}) | headers
@@ -271,7 +282,7 @@ class Transport:
                 if time.monotonic() > deadline:
                     raise self._too_late()
         finally:
-            self._budget.stats.add(bytes=received)
+            self.budget.stats.add(bytes=received)
         if received == length:
             return parts[0] if len(parts) == 1 else b"".join(parts)
         error = ResponseError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import threading
 from collections import deque
 from collections.abc import Sequence
@@ -44,7 +43,9 @@ class Pace:
     def latency(self) -> float:
         """Seconds from request to answer: the median of the last ones."""
         with self._lock:
-            return statistics.median(self._latencies) if self._latencies else 0.1
+            ordered = sorted(self._latencies)
+        middle = len(ordered) // 2
+        return (ordered[middle] + ordered[~middle]) / 2 if ordered else 0.1
 
     @property
     def bandwidth(self) -> float:

@@ -1,4 +1,4 @@
-"""SQLite databases, written page by page.
+"""Writer of SQLite databases, page by page.
 
-It may import btree and below.
+This package may import btree and the modules that btree may import.
 """

@@ -1,4 +1,4 @@
-"""SQLite databases written page by page (https://sqlite.org/fileformat2.html, section 1)."""
+"""Writer of SQLite databases, page by page (https://sqlite.org/fileformat2.html, section 1)."""
 
 from __future__ import annotations
 
@@ -14,36 +14,38 @@ from vfs.writer.record import encode_record
 
 PAGE_SIZES = [1 << bits for bits in range(9, 17)]
 FILE_HEADER = 100
-SQLITE_VERSION_NUMBER = 3_042_000  # whose files these are like
-SCHEMA_FORMAT = 4  # knows the serial types of 0 and 1
+SQLITE_VERSION_NUMBER = 3_042_000  # the version that the header names as the last writer
+SCHEMA_FORMAT = 4  # the first format with serial types 8 and 9, for the integers 0 and 1
 
 SchemaRow = tuple[str, str, str, int, str | None]
 
 
 class DatabaseWriter:
-    """Writes a whole database: tables and indexes one after another, of sorted records.
+    """Writer of a whole database: tables and indexes one after another, from sorted records.
 
-    There is no limit to the columns, as SQL is not involved. Memory holds about a megabyte, the
-    records of two leaves, and the interior pages of the b-tree that is being written.
+    SQL's limit on the number of columns does not apply. Memory holds about a megabyte of pages,
+    the records of two leaves, and the interior cells of the b-tree that is being written.
 
     Parameters
     ----------
     path
-        Created, or emptied.
+        Path of the file, which is created or emptied.
     page_size
-        In bytes: 512, 1024 ... 65536.
+        Page size in bytes: 512, 1024 ... 65536.
     reserve
-        Pages kept free behind page 1, for what goes to the front of the file.
+        Number of pages behind page 1 that are kept free for tables at the front of the file.
     schema
-        How many of these, the first ones, only the schema may take.
+        Number of pages at the beginning of the reserve that only the schema may take.
 
     Raises
     ------
     ValueError
-        A page size that SQLite does not have, or a negative reserve.
+        SQLite does not have the page size, or the reserve is negative or smaller than `schema`.
     OSError
-        The file cannot be written; all methods raise this, for want of space too.
+        The file cannot be written, for example because the disk is full. All methods raise this.
     """
+
+    __module__ = "vfs"
 
     def __init__(
         self,
@@ -64,16 +66,17 @@ class DatabaseWriter:
 
     @property
     def page_count(self) -> int:
-        """Pages of the file so far, the reserve included."""
+        """Number of pages of the file so far, the reserve included."""
         return self._pages.page_count
 
     def table(self, *, front: bool = False) -> TableLoader:
-        """Begin a table; it must be finished before another b-tree begins.
+        """Begin a table, which must be finished before another b-tree begins.
 
         Parameters
         ----------
         front
-            Take pages of the reserve while that lasts, not those at the end of the file.
+            Whether to take pages of the reserve, as long as there are any, before pages at the end
+            of the file.
 
         Raises
         ------
@@ -91,17 +94,17 @@ class DatabaseWriter:
         return loader
 
     def flush(self) -> None:
-        """Write what is there with an empty schema, so that `vfs.LocalPages` can read it."""
+        """Write all pages so far and an empty schema, so that `vfs.LocalPages` can read them."""
         self._write_page_one(TableLoader.leaf_type, [], b"", [])
         self._pages.flush()
 
     def finish(self, schema: Sequence[SchemaRow]) -> None:
-        """Write the schema and close the file; what is left of the reserve becomes the freelist.
+        """Write the schema and the freelist, which lists the unused reserve, and close the file.
 
         Parameters
         ----------
         schema
-            (type, name, table, root page, SQL) of each table and index, tables first.
+            Rows of sqlite_schema, tables first: (type, name, table name, root page, SQL).
 
         Raises
         ------
@@ -121,7 +124,7 @@ class DatabaseWriter:
         self.close()
 
     def close(self) -> None:
-        """Close the file; without `finish` before it, the file is to be removed."""
+        """Close the file; if `finish` was not called, the file is incomplete."""
         self._pages.close()
 
     def _check_idle(self) -> None:
@@ -137,9 +140,12 @@ class DatabaseWriter:
         self._pages.put(1, page)
 
     def _write_freelist(self, free: Sequence[int]) -> None:
-        """Write the trunk pages, each before the pages that it lists (section 1.5)."""
+        """Write the trunk pages of the freelist (section 1.5).
+
+        A trunk page comes before the leaf pages that it lists.
+        """
         page_size = self._pages.page_size
-        trunk = page_size // 4 - 7  # itself and what it lists: SQLite leaves six places empty
+        trunk = page_size // 4 - 7  # a trunk page and its leaves: SQLite leaves six places empty
         for begin in range(0, len(free), trunk):
             number, *leaves = free[begin : begin + trunk]
             following = free[begin + trunk] if begin + trunk < len(free) else 0
@@ -148,16 +154,17 @@ class DatabaseWriter:
 
 
 def file_header(page_size: int, page_count: int, free: Sequence[int]) -> bytes:
-    """Give the first 100 bytes of a file (section 1.3).
+    """Make the header of a file, its first 100 bytes (section 1.3).
 
     Parameters
     ----------
     page_size, page_count
-        Of the file.
+        Page size in bytes, and number of pages.
     free
-        The freelist, in order.
+        Page numbers of the freelist, in order.
     """
-    versions, fractions = (1, 1, 0), (64, 32, 32)  # rollback journal; fixed by the format
+    # The file uses a rollback journal and reserves no bytes; the format fixes the fractions.
+    versions, fractions = (1, 1, 0), (64, 32, 32)
     changes, encoding = 1, 1
     return struct.pack(
         ">16sH6B12I20x2I",
@@ -169,14 +176,14 @@ def file_header(page_size: int, page_count: int, free: Sequence[int]) -> bytes:
         page_count,
         free[0] if free else 0,
         len(free),
-        1,  # of the schema's own changes
+        1,  # schema cookie
         SCHEMA_FORMAT,
         0,  # cache size: the default
         0,  # no autovacuum
         encoding,
-        0,  # the user's version
+        0,  # user version
         0,  # no incremental vacuum
-        0,  # the application
+        0,  # application id
         changes,
         SQLITE_VERSION_NUMBER,
     )

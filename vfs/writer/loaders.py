@@ -1,4 +1,4 @@
-"""Tables and indexes written in one go, from records in order (file format, section 1.6)."""
+"""Bulk loaders of table and index b-trees, from sorted records (file format, section 1.6)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vfs.writer.record import encode_varint, encode_varints
 
 
 class TableLoader(Loader):
-    """A table, see `DatabaseWriter.table`."""
+    """A table that is being written, see `DatabaseWriter.table`."""
 
     leaf_type = Table.leaf_type
     interior_type = Table.interior_type
@@ -29,12 +29,12 @@ class TableLoader(Loader):
         self._last: int | None = None
 
     def add(self, rows: Rows) -> None:
-        """Add records.
+        """Add complete records.
 
         Parameters
         ----------
         rows
-            Complete records, their row ids rising.
+            The records, with rising row ids.
 
         Raises
         ------
@@ -79,7 +79,7 @@ class TableLoader(Loader):
         Raises
         ------
         ValueError
-            The row id is not above those before it.
+            The row id is not above the row ids of earlier records.
         """
         self._check_open()
         self._append(rowid, len(record), Stream([record]))
@@ -90,37 +90,38 @@ class TableLoader(Loader):
         Parameters
         ----------
         rowid, size
-            Of the record, and how many bytes it has.
+            Row id of the record, and its length in bytes.
         pieces
-            Its bytes, in pieces of any length.
+            Pieces of the record, of any length.
 
         Raises
         ------
         ValueError
-            The row id is not above those before it, or the pieces have another size in all.
+            The row id is not above the row ids of earlier records, or the pieces do not have
+            `size` bytes in total.
         """
         self._check_open()
         self._append(rowid, size, Stream(pieces))
         self._close_leaf()
 
     def finish(self) -> int:
-        """Write the interior pages, right behind the leaves, and give the root page."""
+        """Write the interior pages behind the leaves, and return the root page's number."""
         self._check_open()
         self._finish_leaves()
         return self._write_levels()
 
     def finish_on(self, room: int) -> tuple[int, Sequence[bytes], bytes]:
-        """Write all but the root, which the caller does.
+        """Write all pages but the root, and return the content of the root.
 
         Parameters
         ----------
         room
-            Bytes that the root page has for its header, cells and their pointers.
+            Bytes of the root page for its page header, cell pointers and cells.
 
         Returns
         -------
         kind, cells, right
-            Of the root page, see `build_page`.
+            Arguments of `build_page` for the root page.
         """
         self.finished = True
         if not self._level and self._used <= room - LEAF_HEADER:
@@ -158,7 +159,7 @@ class TableLoader(Loader):
 
 
 class IndexLoader(Loader):
-    """An index, see `DatabaseWriter.index`."""
+    """An index that is being written, see `DatabaseWriter.index`."""
 
     leaf_type = Index.leaf_type
     interior_type = Index.interior_type
@@ -175,7 +176,8 @@ class IndexLoader(Loader):
         Parameters
         ----------
         records
-            Complete records of a key and its row id, as the index sorts them: this is believed.
+            Complete records, each of a key and its row id, in the order of the index. The order is
+            not checked.
         """
         self._check_open()
         heads, most, add = self._heads, self._most_local, self._divider.add
@@ -187,7 +189,7 @@ class IndexLoader(Loader):
                 add(self._cell(encode_varint(size), size, Stream([record])))
 
     def finish(self) -> int:
-        """Write the interior pages, right behind the leaves, and give the root page."""
+        """Write the interior pages behind the leaves, and return the root page's number."""
         self._check_open()
         self._write_leaf(self._divider.finish(), b"")
         return self._write_levels()

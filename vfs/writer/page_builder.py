@@ -1,7 +1,7 @@
-"""What tables and indexes written in one go share (file format, section 1.6).
+"""Base class of the bulk loaders of tables and indexes (file format, section 1.6).
 
-Leaves are filled one after another. What leads to them is kept until the end, a few bytes a leaf,
-and then written behind them, level by level.
+Leaves are written one after another. Memory holds the cells of their parents, a few bytes for
+each leaf. At the end the interior pages are written behind the leaves, level by level.
 """
 
 from __future__ import annotations
@@ -16,12 +16,22 @@ from typing import Generic, TypeVar
 from vfs.btree.tree import INTERIOR_HEADER, LEAF_HEADER
 from vfs.writer.page_file import PageFile, Stream
 
-POINTER = 2
+POINTER = 2  # bytes of a cell pointer
 
 
 @dataclass
 class Spilt:
-    """A cell whose record goes on in overflow pages that it was not given yet."""
+    """A cell whose record overflows, before overflow pages are allocated for the record.
+
+    Attributes
+    ----------
+    local
+        The bytes of the cell in its page, without the number of the overflow page.
+    left
+        Number of the record's bytes in overflow pages.
+    rest
+        Stream of these bytes.
+    """
 
     local: bytes
     left: int
@@ -37,9 +47,10 @@ Chain = tuple[list[range], Spilt]
 
 
 class Level:
-    """Cells of the interior pages of a level: a child page, and what is between it and the next.
+    """Cells of the interior pages of one level.
 
-    That of the last cell goes nowhere.
+    Each cell has the number of a child page, and the key or row id that divides this child from
+    the next one. The key or row id of the last cell is not used.
     """
 
     def __init__(self) -> None:
@@ -56,26 +67,30 @@ class Level:
             begin += size
 
     def add(self, child: int, between: bytes) -> None:
-        """Add a page, the next in order."""
+        """Add the next child page, and the bytes that divide it from the page behind it."""
         self._cells += child.to_bytes(4, "big")
         self._cells += between
         self._sizes.append(4 + len(between))
 
     def last(self) -> bytes:
-        """Give the page that was added last, four bytes."""
+        """Return the number of the child page that was added last, four bytes."""
         begin = len(self._cells) - self._sizes[-1]
         return bytes(self._cells[begin : begin + 4])
 
 
 class Divider(Generic[C]):
-    """Divides cells into pages; between two pages one cell goes up, and no page is left empty.
+    """Division of a sequence of cells into pages.
+
+    One cell between two pages goes to their parent instead of to either page. The last page has
+    at least one cell.
 
     Parameters
     ----------
     room
-        Bytes for the cells of a page and their pointers.
+        Bytes of a page for its cells and their pointers.
     emit
-        Called for each page but the last, in order, with its cells and the one behind them.
+        Called for each page but the last, in order, with the cells of the page and the cell
+        between this page and the next.
     """
 
     def __init__(self, room: int, emit: Callable[[list[C], C], None]) -> None:
@@ -97,7 +112,7 @@ class Divider(Generic[C]):
         self._cells, self._used = [], 0
 
     def finish(self) -> list[C]:
-        """Give the cells of the last page."""
+        """Emit the last page but one, and return the cells of the last page."""
         if self._held:
             cells, between = self._held
             if not self._cells:
@@ -113,9 +128,9 @@ class Loader:
     Parameters
     ----------
     pages
-        Where to.
+        The file that the b-tree is written to.
     front
-        Whether it goes to the reserve, see `PageFile.allocate`.
+        Whether the b-tree takes pages of the reserve, see `PageFile.allocate`.
     """
 
     leaf_type: int
@@ -133,7 +148,7 @@ class Loader:
         self._most_local: int
 
     def _cell(self, head: bytes, size: int, record: Stream) -> Cell:
-        """Make the cell of a record; most are made faster where they are added."""
+        """Make the cell of a record; `add` makes the cells of short records itself, faster."""
         local = size
         if size > self._most_local:
             local = self._least_local + (size - self._least_local) % (self._pages.page_size - 4)
@@ -146,7 +161,7 @@ class Loader:
         return begin
 
     def _write_leaf(self, cells: Sequence[Cell], between: Cell) -> None:
-        """Write a leaf, and right behind it what its cells, and the one after it, overflow to."""
+        """Write a leaf and, behind it, the overflow pages of its cells and of `between`."""
         ((number,),) = self._pages.allocate(1, front=self._front)
         placed, chains = self._place([*cells, between])
         up = placed.pop()
@@ -155,7 +170,7 @@ class Loader:
         self._level.add(number, up)
 
     def _place(self, cells: Sequence[Cell]) -> tuple[list[bytes], list[Chain]]:
-        """Give overflow pages to the cells that need some."""
+        """Allocate overflow pages for the cells that need them, and encode all cells."""
         room = self._pages.page_size - 4
         placed: list[bytes] = []
         chains: list[Chain] = []
@@ -173,14 +188,14 @@ class Loader:
             cell.rest.end()
 
     def _write_levels(self) -> int:
-        """Write the interior pages and give the root."""
+        """Write the interior pages, and return the root page's number."""
         self.finished = True
         while len(self._level) > 1:
             self._level = self._write_level(self._level)
         return int.from_bytes(self._level.last(), "big")
 
     def _write_level(self, below: Level) -> Level:
-        """Write the pages of one level, at least two if one has no room for all."""
+        """Write the interior pages of one level, and return the cells of the level above."""
         above = Level()
 
         def write(cells: Sequence[bytes], right: bytes, between: bytes) -> None:
@@ -210,13 +225,13 @@ def build_page(
     Parameters
     ----------
     kind, cells
-        Its type and its cells, in order; they fit.
+        Type of the page, and its cells in order, which must fit into it.
     page_size
-        In bytes.
+        Page size in bytes.
     right
-        The last child of an interior page, four bytes.
+        Number of the last child of an interior page, four bytes.
     before
-        The file's own header, on page 1.
+        The file header, if this is page 1.
     """
     content = b"".join(cells)
     start = page_size - len(content)

@@ -1,4 +1,4 @@
-"""The pages of a SQLite file that is being written, given out and stored in order."""
+"""Allocation and output of the pages of a SQLite file that is being written."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from itertools import chain
 from vfs.btree.pages import LOCK_BYTE
 from vfs.btree.record import Page
 
-BUFFER = 1 << 20
+BUFFER = 1 << 20  # bytes of consecutive pages that one write joins
 
 
 class PageFile:
@@ -19,18 +19,18 @@ class PageFile:
     Parameters
     ----------
     path
-        Created, or emptied.
+        Path of the file, which is created or emptied.
     page_size
-        In bytes.
+        Page size in bytes.
     reserve
-        Pages behind page 1 that are only given out for what goes to the front.
+        Number of pages behind page 1 that only `allocate` with `front` gives out.
     held
-        How many of these, the first ones, are not given out before `release`.
+        Number of pages at the beginning of the reserve that are not given out before `release`.
 
     Attributes
     ----------
     page_count
-        Up to the last page given out.
+        Number of the last page given out, or of the reserve's last page if that is greater.
     """
 
     def __init__(
@@ -42,24 +42,24 @@ class PageFile:
         self._front = [range(2 + held, 2 + reserve)]
         self._lock_page = LOCK_BYTE // page_size + 1
         self._waiting: list[bytes] = []
-        self._begin = self._end = 0  # pages before and up to the last one that waits
+        self._begin = self._end = 0  # pages before the first, and up to the last waiting page
         self._most_waiting = max(1, BUFFER // page_size)
         self._file = io.FileIO(path, "w")
 
     def allocate(self, count: int, *, front: bool) -> list[range]:
-        """Give out pages, consecutive ones as far as possible; never the one of the lock byte.
+        """Allocate pages, as consecutive as possible, without the page of the lock byte.
 
         Parameters
         ----------
         count
-            At least 1.
+            Number of pages, at least 1.
         front
-            Take those of the reserve first, while that lasts.
+            Whether to take pages of the reserve first.
 
         Returns
         -------
         list of range
-            Page numbers, rising, `count` in all.
+            Rising page numbers, `count` in total.
         """
         runs: list[range] = []
         for at, free in enumerate(self._front if front else ()):
@@ -75,16 +75,16 @@ class PageFile:
         return runs
 
     def unused(self) -> list[int]:
-        """List the pages of the reserve that were not given out."""
+        """List the pages of the reserve that were not allocated."""
         runs = [run for free in self._front for run in self._usable(free, len(free))]
         return [number for run in runs for number in run]
 
     def release(self) -> None:
-        """Give the pages that were held out before all others."""
+        """Let `allocate` with `front` take the held pages, before all others."""
         self._front.insert(0, self._held)
 
     def put(self, number: int, page: bytes) -> None:
-        """Store a page, at the latest with `flush`."""
+        """Store a page; the file has it after `flush` at the latest."""
         if number != self._end + 1 or len(self._waiting) >= self._most_waiting:
             self._write()
             self._begin = number - 1
@@ -104,12 +104,12 @@ class PageFile:
             self.put(number, page)
 
     def flush(self, *, sync: bool = False) -> None:
-        """Write what waits; every page up to `page_count` is then there, zeros if never stored.
+        """Write waiting pages; the file then has `page_count` pages, of zeros if never stored.
 
         Parameters
         ----------
         sync
-            Wait until it is on the disk.
+            Whether to wait until the pages are on disk.
         """
         self._write()
         self._file.truncate(self.page_count * self.page_size)
@@ -117,11 +117,11 @@ class PageFile:
             os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Close the file, without what was not written."""
+        """Close the file, without writing waiting pages."""
         self._file.close()
 
     def _usable(self, among: range, count: int) -> list[range]:
-        """Cut the first so many pages from a range, without the page of the lock byte."""
+        """Take the first `count` pages of a range, without the page of the lock byte."""
         whole = among[: count + (self._lock_page in among[:count])]
         before = range(whole.start, min(whole.stop, self._lock_page))
         behind = range(max(whole.start, self._lock_page + 1), whole.stop)
@@ -137,12 +137,12 @@ class PageFile:
 
 
 class Stream:
-    """Bytes that come in pieces.
+    """Reader of bytes that come in pieces.
 
     Parameters
     ----------
     pieces
-        Of any lengths.
+        Pieces of any length.
     """
 
     def __init__(self, pieces: Iterable[Page]) -> None:
@@ -150,12 +150,12 @@ class Stream:
         self._rest = memoryview(b"")
 
     def take(self, size: int) -> Page:
-        """Give the next bytes.
+        """Return the next `size` bytes.
 
         Raises
         ------
         ValueError
-            There are fewer.
+            Fewer bytes are left.
         """
         parts: list[Page] = []
         missing = size
@@ -172,12 +172,12 @@ class Stream:
         return b"".join((*parts, part)) if parts else part
 
     def end(self) -> None:
-        """Make sure that nothing is left.
+        """Check that no bytes are left.
 
         Raises
         ------
         ValueError
-            There is.
+            Bytes are left.
         """
         if self._rest or any(map(len, self._pieces)):
             raise ValueError("the pieces of a record are longer than its size")

@@ -1,4 +1,4 @@
-"""SQLite's record format, written (https://sqlite.org/fileformat2.html, section 2.1)."""
+"""Encoder of SQLite's record format (https://sqlite.org/fileformat2.html, section 2.1)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from vfs.btree.record import SIZES, Ints, Value
 
 NULL, REAL, BLOB, TEXT = 0, 7, 12, 13
-INTEGERS = range(1, 7)  # serial types of integers that are stored
+INTEGERS = range(1, 7)  # serial types of integers with a body
 
 
 def encode_varint(value: int) -> bytes:
@@ -42,24 +42,24 @@ def encode_varint(value: int) -> bytes:
 
 
 def encode_varints(values: Ints) -> tuple[bytes, Ints]:
-    """Encode many integers.
+    """Encode many integers as varints.
 
     Parameters
     ----------
     values
-        int64, shape (n,).
+        Integers, int64, shape (n,).
 
     Returns
     -------
     data, ends
-        The varints, joined, and the offset behind each, int64, shape (n,).
+        The joined varints, and the offset behind each one, int64, shape (n,).
     """
     whole = values.astype(np.int64).view(np.uint64)
     lengths = np.ones(len(whole), np.int64)
     for bits in range(7, 63, 7):
         lengths += whole >= 1 << bits
     width = int(lengths.max(initial=1))
-    longest = lengths == 9  # the last of nine bytes has eight bits of the number
+    longest = lengths == 9  # the last of nine bytes has eight bits of the value
     sevens = np.where(longest, whole >> np.uint64(1), whole)
     columns = np.empty((len(whole), width), np.uint8)
     for place in range(width):
@@ -70,17 +70,17 @@ def encode_varints(values: Ints) -> tuple[bytes, Ints]:
 
 
 def encode_record(values: Sequence[Value | str]) -> bytes:
-    """Encode a row of a table, or an entry of an index.
+    """Encode a row of a table, or an entry of an index, as a record.
 
     Parameters
     ----------
     values
-        Text as str, blobs as bytes; NaN becomes NULL, as in SQLite itself.
+        Values of the columns: text as str, blobs as bytes. NaN becomes NULL, as in SQLite.
 
     Raises
     ------
     ValueError
-        An integer of more than 64 bits, or text that is not Unicode.
+        An integer has more than 64 bits, or a text has a surrogate, which UTF-8 cannot encode.
     """
     types, body = bytearray(), bytearray()
     for value in values:
@@ -94,7 +94,7 @@ def encode_record(values: Sequence[Value | str]) -> bytes:
 
 
 def _encode(value: Value | str) -> tuple[int, bytes]:
-    """Give the serial type and the bytes of a value."""
+    """Return the serial type and the bytes of a value."""
     if value is None:
         return NULL, b""
     if isinstance(value, str):

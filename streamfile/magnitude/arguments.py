@@ -1,0 +1,74 @@
+"""Arguments of constructors: names that are misspelt, and names that mean nothing any more."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import warnings
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+from streamfile.errors import ArgumentError
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_warned: set[str] = set()
+
+
+def checked_names(constructor: Callable[P, T]) -> Callable[P, T]:
+    """Make a constructor refuse an unknown name with the nearest one that it has.
+
+    Parameters
+    ----------
+    constructor
+        An ``__init__`` of named parameters. Its signature stays visible.
+    """
+    owner = constructor.__qualname__.partition(".")[0]
+    names = list(inspect.signature(constructor).parameters)[1:]
+
+    @functools.wraps(constructor)
+    def checked(*arguments: P.args, **options: P.kwargs) -> T:
+        for name in options:
+            if name not in names:
+                from difflib import get_close_matches  # few need it, and importing is to be cheap
+
+                nearest = get_close_matches(name, names, 1)
+                hint = f"did you mean {nearest[0]!r}?" if nearest else f"it has {', '.join(names)}"
+                raise TypeError(f"{owner} has no argument {name!r}: {hint}")
+        return constructor(*arguments, **options)
+
+    return checked
+
+
+def check_counts(lazy_loading: int, placeholders: int) -> int:
+    """Check numbers that constructors share, and return the second.
+
+    Raises
+    ------
+    ArgumentError
+        A number that cannot be.
+    """
+    if lazy_loading < -1 or placeholders < 0:
+        raise ArgumentError(
+            f"lazy_loading={lazy_loading}, placeholders={placeholders}: expected -1 or more, "
+            "and 0 or more"
+        )
+    return placeholders
+
+
+def warn_of_ignored(**options: object) -> None:
+    """Warn, once for each name, of arguments that are accepted and mean nothing.
+
+    Parameters
+    ----------
+    **options
+        Their values, None where they were not given.
+    """
+    for name, value in options.items():
+        if value is not None and name not in _warned:
+            _warned.add(name)
+            warnings.warn(
+                f"{name}={value!r} is accepted, for pymagnitude has it, and means nothing here",
+                stacklevel=4,  # the constructor, its check of names, the caller
+            )
