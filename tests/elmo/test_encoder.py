@@ -470,37 +470,6 @@ def test_a_forked_process_uses_the_encoder(tmp_path, busy):
         process.kill()
 
 
-def test_a_fork_waits_for_what_is_computed():
-    gate, order = fork_gate.Gate(), []
-
-    def compute(name):
-        with gate:
-            order.append(f"{name} in")
-            if name == "first":
-                waiting.set()
-                closing.wait(PATIENCE)
-            order.append(f"{name} out")
-
-    waiting, closing = threading.Event(), threading.Event()
-    first = threading.Thread(target=compute, args=("first",))
-    first.start()
-    waiting.wait(PATIENCE)
-    threading.Timer(0.05, closing.set).start()
-    gate.close()
-    order.append("fork")
-    second = threading.Thread(target=compute, args=("second",))
-    second.start()
-    second.join(0.05)
-    assert order == ["first in", "first out", "fork"]
-    gate.open()
-    second.join(PATIENCE)
-    assert order[3:] == ["second in", "second out"]
-    with gate:  # a signal's handler may fork
-        gate.close()
-        gate.open()
-    first.join()
-
-
 # Precision, devices, backends
 
 
