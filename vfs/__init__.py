@@ -1,7 +1,8 @@
 """Random access to files, and to SQLite databases, on HTTP servers that answer Range requests.
 
-`open` gives the bytes of a file by range, `connect` an ordinary read-only SQLite connection, and
-`DatabaseWriter` writes such databases page by page. What else is here has rooms of its own:
+`open` reads the bytes of a file by range, `connect` returns an ordinary read-only SQLite
+connection, and `DatabaseWriter` writes such databases page by page. What else is here has rooms of
+its own:
 `transport` (HTTP), `cache` (memory and disk), `btree` (SQLite's b-trees, level by level), `router`
 (their interior pages, packed) and `writer`.
 """

@@ -372,7 +372,7 @@ class RemoteFile:
 
 
 def _numbers(start: int, end: int) -> range:
-    """Give the numbers of the blocks that a byte range touches."""
+    """Compute the numbers of the blocks that a byte range touches."""
     return range(start // BLOCK, -(-end // BLOCK) if start < end else start // BLOCK)
 
 

@@ -35,7 +35,7 @@ def connect(url: str, **options: Any) -> apsw.Connection:
     -------
     apsw.Connection
         Read-only; the file counts as immutable, so that nothing is locked or looked for beside
-        it. `file_of` gives the file, with its counters.
+        it. `file_of` returns the file, with its counters.
 
     Raises
     ------
@@ -83,7 +83,7 @@ class _Connection(apsw.Connection):
 
 
 def file_of(connection: apsw.Connection) -> RemoteFile:
-    """Give the remote file that a connection from `connect` reads."""
+    """Return the remote file that a connection from `connect` reads."""
     if not isinstance(connection, _Connection):
         raise TypeError("expected a connection made by vfs.connect")
     return connection.file
@@ -194,7 +194,7 @@ class ReadAhead:
         self._heads: list[tuple[int, int, int]] = []  # a scan's last read and its window
 
     def window(self, offset: int, amount: int) -> tuple[int, int]:
-        """Take note of a read, and give the range (start, end) to fetch if it is a miss."""
+        """Note a read, and return the range (start, end) to fetch if the cache misses it."""
         end, window = offset + amount, 0
         backwards = False
         for head in reversed(self._heads):

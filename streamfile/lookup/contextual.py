@@ -85,7 +85,7 @@ class Contextual:
     def of_sentences(
         self, sentences: Sequence[Sequence[Any]], normalized: bool | None
     ) -> Iterator[Array]:
-        """Give the vectors of words in their sentences.
+        """Compute the vectors of words in their sentences.
 
         Parameters
         ----------
@@ -126,7 +126,7 @@ class Contextual:
             yield answer
 
     def of_keys(self, keys: Sequence[Any], normalized: bool | None) -> Array:
-        """Give the vectors of keys by themselves.
+        """Return the vectors of keys by themselves.
 
         A word that the file does not store is a sentence of its own.
 
@@ -140,6 +140,9 @@ class Contextual:
         ndarray
             Of the answers' type, shape (n, dim).
         """
+        known = self._vectors.recall(keys, normalized)
+        if known is not None:
+            return known
         if self._vectors.ngram_oov:
             return self._vectors.of_keys(keys, normalized)
         words = list(dict.fromkeys(key for key in keys if isinstance(key, str)))
@@ -181,7 +184,7 @@ class Contextual:
             raise self._unusable(failure) from failure
 
     def _file(self, what: str) -> KeptFile:
-        """Give a part of the model; where that does not fit, say what the whole model takes."""
+        """Return a part of the model; where there is no room, say what the whole model takes."""
         try:
             return keep_blob(self._reader, what)
         except CacheSpaceError as failure:
@@ -194,7 +197,7 @@ class Contextual:
             ) from failure
 
     def _check(self, file: KeptFile, dim: int) -> int:
-        """Refuse options of a model that does not fit the file; give its layers."""
+        """Refuse options of a model that does not fit the file; return the number of layers."""
         from streamfile.elmo import read_options
 
         try:

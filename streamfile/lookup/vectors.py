@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import numbers
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 from streamfile._arrays import Array
 from streamfile._lru import RecentVectors
 from streamfile.errors import ArgumentError, FormatError, StreamfileError
+from streamfile.format.records import Scratch
 from streamfile.oov.hashing import hash_vector
 from streamfile.oov.similar import similar_rows
 from streamfile.readers.base import Reader, encode
@@ -23,6 +25,7 @@ log = logging.getLogger(__name__)
 
 CACHE_BYTES = 64 << 20
 SCAN_ROWS = 2000
+STEP = 1 << 16  # values decoded at once, in memory that a thread keeps
 
 
 class Vectors:
@@ -56,6 +59,7 @@ class Vectors:
         self._language = language
         self._recent: dict[bool, RecentVectors] = {}  # by whether they are of unit length
         self._lock = ForkLock()
+        self._threads = threading.local()
         self._closed = False
 
     @property
@@ -73,6 +77,27 @@ class Vectors:
         if not keys:
             return {}
         return self._reader.find(keys, case_insensitive=self._case_insensitive)
+
+    def recall(self, keys: Sequence[Any], normalized: bool | None) -> Array | None:
+        """Return the vector of a lone key that is in memory, without asking the reader.
+
+        Parameters
+        ----------
+        keys, normalized
+            See `of_keys`.
+
+        Returns
+        -------
+        ndarray or None
+            A copy, shape (1, dim); None for several keys, and where the vector is not in memory.
+        """
+        if len(keys) != 1:
+            return None
+        (key,) = keys
+        chosen = self._normalized if normalized is None else normalized
+        with self._lock:
+            recent = self._recent_vectors(self._choice(chosen))
+            return recent.take_one(key if type(key) is str else key_name(key))
 
     def of_keys(
         self,
@@ -101,15 +126,13 @@ class Vectors:
         ArgumentError
             Something that is no key.
         """
+        lone = self.recall(keys, normalized)
+        if lone is not None:
+            return lone
         names = [key if type(key) is str else key_name(key) for key in keys]
         normalized = self._normalized if normalized is None else normalized
         with self._lock:
-            recent = self._recent_vectors(self._choice(normalized))
-            if len(names) == 1:
-                lone = recent.take_one(names[0])
-                if lone is not None:
-                    return lone
-            known, vectors = recent.take(names)
+            known, vectors = self._recent_vectors(self._choice(normalized)).take(names)
         place = dict(zip(known, itertools.count()))
         absent = [name for name in dict.fromkeys(names) if name not in place]
         if absent:
@@ -118,7 +141,7 @@ class Vectors:
             if len(absent) == len(names):
                 return fresh
             place |= zip(absent, itertools.count(len(known)), strict=False)
-            vectors = np.concatenate([vectors, fresh]) if known else fresh
+            vectors = np.concatenate([vectors, fresh], dtype=self.dtype) if known else fresh
         elif len(known) == len(names):
             return vectors
         return vectors[[place[name] for name in names]]
@@ -188,14 +211,21 @@ class Vectors:
         similar = self._similar([name for name in asked if name not in rowids])
         rows = self._reader.rows([*rowids.values(), *itertools.chain(*similar.values())])
         unit = self._choice(normalized)
-        vectors = rows.vectors(self._reader.contents.format.precision, normalized=unit)
-        position = {rowid: at for at, rowid in enumerate(rows.rowids.tolist())}
-        fresh = np.empty((len(names), self._reader.contents.format.dim), self.dtype)
-        stored = [at for at, name in enumerate(names) if rowids.get(name) in position]
-        fresh[stored] = vectors[[position[rowids[names[at]]] for at in stored]]
-        for at in set(range(len(names))).difference(stored):
-            standing_in = [position[row] for row in similar.get(names[at], []) if row in position]
-            fresh[at] = self._hashed(names[at], unit, vectors[standing_in])
+        if not hasattr(self._threads, "scratch"):
+            self._threads.scratch = Scratch(STEP)
+        precision, scratch = self._reader.contents.format.precision, self._threads.scratch
+        vectors = rows.vectors(precision, normalized=unit, scratch=scratch)
+        position: dict[int | None, int] = {}
+        position |= zip(rows.rowids.tolist(), itertools.count(), strict=False)
+        places = [position.get(rowids.get(name), -1) for name in names]
+        if len(vectors):
+            fresh = vectors[places].astype(self.dtype, copy=False)
+        else:
+            fresh = np.empty((len(names), self._reader.contents.format.dim), self.dtype)
+        for at, name in enumerate(names):
+            if places[at] < 0:
+                rows_of = [position[row] for row in similar.get(name, []) if row in position]
+                fresh[at] = self._hashed(name, unit, vectors[rows_of])
         with self._lock:
             self._recent_vectors(unit).keep(names, fresh)
         return fresh

@@ -29,13 +29,15 @@ def checked_names(constructor: Callable[P, T]) -> Callable[P, T]:
 
     @functools.wraps(constructor)
     def checked(*arguments: P.args, **options: P.kwargs) -> T:
-        for name in options:
-            if name not in names:
-                from difflib import get_close_matches  # few need it, and importing is to be cheap
+        if unknown := [name for name in options if name not in names]:
+            from difflib import get_close_matches  # few need it, and importing is to be cheap
 
-                nearest = get_close_matches(name, names, 1)
-                hint = f"did you mean {nearest[0]!r}?" if nearest else f"it has {', '.join(names)}"
-                raise TypeError(f"{owner} has no argument {name!r}: {hint}")
+            near = [match for name in unknown for match in get_close_matches(name, names, 1)]
+            raise TypeError(
+                f"{owner} has no argument {', '.join(map(repr, unknown))}: "
+                + (f"did you mean {', '.join(map(repr, near))}?" if near else "")
+                + ("" if near else f"it has {', '.join(names)}")
+            )
         return constructor(*arguments, **options)
 
     return checked

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields
 from functools import partial
-from typing import Any, ClassVar, NoReturn
+from typing import Any, ClassVar, NoReturn, TypeVar
 
 import numpy as np
 
@@ -15,6 +15,8 @@ from streamfile.magnitude.model import VectorModel
 from streamfile.magnitude.shapes import Key, Query
 from vfs.stats import Counters, Stats
 from vfs.workers import Workers
+
+T = TypeVar("T")
 
 SHARED = ("use_numpy", "pad_to_length", "pad_left", "truncate_left")
 COUNTERS = [field.name for field in fields(Counters)]
@@ -134,29 +136,34 @@ class ConcatenatedMagnitude(VectorModel):
         return f"<Magnitude of {', '.join(map(repr, self.parts))}>"
 
     def _of_keys(self, keys: Sequence[Key], normalized: bool | None) -> Array:
-        query = Query([list(keys)], 1, len(keys), pad_left=False, truncate_left=False)
-        (vectors,) = self._of_query(query, normalized)
-        return vectors
+        answers = self._asked(
+            partial(part._of_keys, [self._form(key, number) for key in keys], normalized)
+            for number, part in enumerate(self.parts)
+        )
+        return np.concatenate(answers, axis=-1, dtype=self.dtype)
 
     def _of_query(self, query: Query, normalized: bool | None) -> Iterable[Array]:
-        """Ask each part for its forms of the keys, and put the answers behind each other."""
-        asked = [
-            (part, query.of_keys(partial(self._form, number=number)))
+        if not query.depth:
+            return super()._of_query(query, normalized)
+        # Lists are passed on as lists: an ELMo part reads them as sentences.
+        answers = self._asked(
+            partial(_lists, part, query.of_keys(partial(self._form, number=number)), normalized)
             for number, part in enumerate(self.parts)
+        )
+        return [
+            np.concatenate(lists, axis=-1, dtype=self.dtype) for lists in zip(*answers, strict=True)
         ]
-        if sum(part.stream for part in self.parts) > 1:  # their round trips overlap
-            workers = Workers(len(asked))
-            try:
-                futures = [
-                    workers.submit(partial(_answer, part, forms, normalized))
-                    for part, forms in asked
-                ]
-                answers = [future.result() for future in futures]
-            finally:
-                workers.close()
-        else:
-            answers = [_answer(part, forms, normalized) for part, forms in asked]
-        return [np.concatenate(lists, axis=-1) for lists in zip(*answers, strict=True)]
+
+    def _asked(self, questions: Iterable[Callable[[], T]]) -> list[T]:
+        """Ask each part its question; the round trips of streamed parts overlap."""
+        if sum(part.stream for part in self.parts) < 2:
+            return [ask() for ask in questions]
+        workers = Workers(len(self.parts))
+        try:
+            futures = [workers.submit(ask) for ask in questions]
+            return [future.result() for future in futures]
+        finally:
+            workers.close()
 
     def _form(self, key: Any, number: int) -> Any:
         """Return a key's form for one part."""
@@ -176,7 +183,7 @@ class ConcatenatedMagnitude(VectorModel):
         )
 
 
-def _answer(part: VectorModel, query: Query, normalized: bool | None) -> list[Array]:
+def _lists(part: VectorModel, query: Query, normalized: bool | None) -> list[Array]:
     return list(part._of_query(query, normalized))
 
 

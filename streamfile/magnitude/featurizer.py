@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar, NoReturn
 
@@ -45,8 +45,8 @@ class FeaturizerMagnitude(KeyedVectorsNames):
     normalized, use_numpy, case_insensitive, pad_to_length, truncate_left, pad_left, placeholders, \
 ngram_oov, dtype
         As those of `Magnitude`.
-    stream, blocking
-        As those of `Magnitude`, for which there is no file here.
+    stream, stream_options, remote_path, blocking
+        Those of `Magnitude` that are about a file, which there is not: only their defaults will do.
 
     Raises
     ------
@@ -67,6 +67,8 @@ ngram_oov, dtype
         namespace: str | None = None,
         *,
         stream: bool = False,
+        stream_options: Mapping[str, Any] | None = None,
+        remote_path: str | None = None,
         lazy_loading: int = 0,
         blocking: bool = False,
         normalized: bool | None = None,
@@ -81,7 +83,7 @@ ngram_oov, dtype
     ) -> None:
         if number_of_values < 1:
             raise ArgumentError(f"number_of_values={number_of_values}: expected 1 or more")
-        if stream:
+        if stream or stream_options or remote_path:
             raise ArgumentError("a featurizer has no file to stream")
         super().__init__(
             use_numpy=use_numpy,

@@ -94,7 +94,7 @@ class Search(VectorModel):
         min_similarity : float, optional
             Below which there is no answer.
         return_similarities
-            Whether to give the similarities too.
+            Whether to return the similarities too.
         restrict_vocab : int, optional
             Search only so many rows from the beginning of the file, usually the most frequent.
 
@@ -309,7 +309,7 @@ class Search(VectorModel):
         return self.most_similar([key], topn=topn, min_similarity=least, return_similarities=False)
 
     def get_vectors_mmap(self) -> Array:
-        """Give all vectors of the file, in its order.
+        """Read all vectors of the file, in the order of its rows.
 
         Returns
         -------
@@ -347,7 +347,7 @@ class Search(VectorModel):
         return matrix, count
 
     def _targets(self, positive: Any, negative: Any) -> tuple[Doubles, int, set[str]]:
-        """Give vectors, the negative ones negated, how many are positive, and excluded keys."""
+        """Return vectors, the negative ones negated, how many are positive, and excluded keys."""
         positives, _ = several(positive)
         negatives, _ = several(negative)
         items = [*positives, *negatives]

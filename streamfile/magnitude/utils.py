@@ -65,9 +65,9 @@ class MagnitudeUtils:
         add_class : callable
             Give a class its number, the next free one from 0 if it is new.
         class_to_int : callable
-            Give the number of a class; KeyError if it was not added.
+            Return the number of a class; KeyError if it was not added.
         int_to_class : callable
-            Give the class of a number; IndexError if there is none.
+            Return the class of a number; IndexError if there is none.
         """
         numbers: dict[Hashable, int] = {}
         classes: list[Hashable] = []

@@ -28,16 +28,16 @@ PIECE = 1 << 20  # bytes that are written, or read again, at once
 
 
 def keep_blob(reader: Reader, what: str) -> KeptFile:
-    """Give a file that is stored in the rows of a table, as one LZ4 frame.
+    """Return a file that is stored in the rows of a table, as one LZ4 frame.
 
-    It is read once, by one process while others wait for it. What breaks off goes on, at the next
-    call, near where it was. One that takes long shows its progress where standard error is a
-    terminal.
+    One process reads and decompresses the file once, into the kept files; others wait for that
+    process. An interrupted copy goes on, at the next call, near where it ended. A long copy shows
+    its progress where standard error is a terminal.
 
     Parameters
     ----------
     reader
-        Of the file that holds it.
+        Reader of the ``.magnitude`` file that holds it.
     what
         Name of the table: ``magnitude_approx``, ``magnitude_meta_1`` or ``magnitude_meta_2``.
 
@@ -46,7 +46,7 @@ def keep_blob(reader: Reader, what: str) -> KeptFile:
     FormatError
         There is no such table, or no sound LZ4 frame in it.
     vfs.BudgetError
-        The rest of it would pass a budget; nothing of it was asked for.
+        The rest of the table would pass a budget; nothing of that was asked for.
     vfs.CacheSpaceError
         There is no place to keep it.
     vfs.VFSError
@@ -68,7 +68,7 @@ def keep_blob(reader: Reader, what: str) -> KeptFile:
 
 
 def blob_size(reader: Reader, what: str) -> int:
-    """Tell how long a file is that `keep_blob` gives, as far as its frame's header does.
+    """Tell how long a file of `keep_blob` is, as far as the header of its frame does.
 
     Parameters
     ----------

@@ -57,7 +57,7 @@ class Route:
         Raises
         ------
         FormatError
-            It is none, or damaged.
+            The data is no sidecar, or a damaged one.
         """
         parts = unpack_blocks(data[len(MAGIC) :]) if data.startswith(MAGIC) else {}
         try:
@@ -72,7 +72,7 @@ class Route:
             ) from None
 
     def pack(self) -> bytes:
-        """Give the sidecar's bytes."""
+        """Return the sidecar's bytes."""
         facts = {"size": self.size, "etag": self.etag, "digest": self.digest}
         return MAGIC + pack_blocks(
             {
@@ -84,7 +84,7 @@ class Route:
         )
 
     def belongs_to(self, identity: Identity, file: RemoteFile) -> bool:
-        """Tell whether it was made of this very file."""
+        """Tell whether the sidecar was made of this very file."""
         if self.size != identity.size:
             return False
         if self.etag is not None and identity.etag is not None:

@@ -676,7 +676,7 @@ def test_a_cache_after_a_fork(tmp_path):
     cache.disk._writing.acquire()
 
     def use():
-        cache.after_fork()
+        cache.renew()
         cache.put(SEED, {2: content(2)}, on_disk=True)
         right = {1: content(1), 2: content(2)}
         assert cache.get(SEED, [1, 2], on_disk=True) == right
@@ -699,7 +699,7 @@ def test_a_store_that_cannot_be_opened_again_after_a_fork_is_done_without(
         raise OSError(errno.EMFILE, "Too many open files")
 
     monkeypatch.setattr(os, "open", broken)
-    cache.after_fork()
+    cache.renew()
     monkeypatch.undo()
     assert "Too many open files" in caplog.text
     assert cache.get(SEED, [1], on_disk=True) == {1: content(1)}

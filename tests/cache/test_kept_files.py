@@ -706,7 +706,7 @@ def test_a_cache_keeps_files_after_a_fork(tmp_path):
     if child == 0:
         status = 1
         try:
-            cache.after_fork()
+            cache.renew()
             opened.close()
             keep(cache.kept, 2)
             status = int(cache.kept.get(name(1)).path.read_bytes() != body(1, SET))

@@ -132,7 +132,7 @@ def test_usual_pages_are_taken_by_the_compiled_decoder(folder, code):
     reader = LocalReader(str(path))
     pages, told = reader.contents.pages, reader.contents.format
     decoder = CompiledDecoder(code, pages.layout.usable, told.dim, told.precision)
-    block = pages.block(reader.leaves(50))
+    block = pages.block(reader.run(lambda contents: contents.table.leaves(50)))
     rowids, vectors, keys = decoder.decode(*block, Scratch())
     assert rowids.tolist() == list(range(1, 51))
     assert (keys.decode(), vectors.tolist()) == tuple(

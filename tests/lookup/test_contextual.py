@@ -523,4 +523,4 @@ def test_a_closed_object_lets_its_files_go(opened_file, cache):
     v.query(SENTENCE)
     assert list(cache.glob("files/*"))
     v.close()
-    assert v._contextual._opened is None
+    assert v._contextual._opened.get() is None

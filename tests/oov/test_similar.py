@@ -28,7 +28,7 @@ from streamfile.oov import ties
 from streamfile.oov.stem import stem
 from streamfile.readers import local
 from streamfile.readers.local import LocalReader
-from streamfile.readers.remote import RemoteReader
+from streamfile.readers.sql import SqlConnection
 from vfs.btree.pages import LocalPages
 from vfs.btree.walk import run
 
@@ -278,7 +278,7 @@ def test_light_files_know_only_other_cases(folder, sql):
 
 
 def test_unknown_words_are_streamed_without_sql(folder, server, sql, monkeypatch):
-    monkeypatch.setattr(RemoteReader, "_connect", None)
+    monkeypatch.setattr(SqlConnection, "execute", None)
     keys = [key for key in unknown_keys(sql("medium"), 60, 11) if '"' not in key]
     options = {"stream": True, "stream_options": {"cache_size": 0}}
     with Magnitude(server.url + "medium", **options) as v:
@@ -289,7 +289,7 @@ def test_unknown_words_are_streamed_without_sql(folder, server, sql, monkeypatch
 
 def test_tables_too_wide_for_sqlite_are_searched_without_it(folder, sql, monkeypatch):
     monkeypatch.setattr(local, "MOST_SQL_COLUMNS", DIM + 1)
-    monkeypatch.setattr(LocalReader, "_connect", None)
+    monkeypatch.setattr(SqlConnection, "entered", None)
     connection = sql("medium")
     with Magnitude(folder / "medium") as v:
         expected = sql_vector(connection, "terlingness", DIM)
@@ -377,7 +377,7 @@ def test_damaged_indexes_are_refused(folder, tmp_path):
                     (bytes(broken), number),
                 )
         pages = LocalPages(path)
-        told = LocalReader(str(path)).format
+        told = LocalReader(str(path)).contents.format
         fulltext = Fulltext(pages, told.segments_root, told.blocks_root)
         with contextlib.suppress(vfs.DatabaseError):
             run(pages, fulltext.find([b"ter", b"lin", b"zzz", b"the"]))

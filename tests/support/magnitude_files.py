@@ -223,7 +223,7 @@ def decode(
 
 def by_themselves(v: Any, keys: Sequence[str], normalized: bool | None = None) -> np.ndarray:
     """Ask for several keys at once, which a list is not in an ELMo file: there it is a sentence."""
-    return v._each(keys, normalized)
+    return v._of_keys(keys, normalized)
 
 
 def raw_row(connection: Connection, key: str, *, case_insensitive: bool = False) -> tuple | None:

@@ -10,8 +10,7 @@ from sessions import SpecialSession, plain_session, tells
 
 import vfs
 from vfs.options import Options
-from vfs.stats import Budget, Stats
-from vfs.transport.http import Transport
+from vfs.transport.http import HttpSource
 
 
 @contextlib.contextmanager
@@ -69,7 +68,7 @@ def test_the_body_of_a_redirect_is_not_swallowed():
 
 @pytest.mark.parametrize("url", ["https://secure.test/file", "HTTPS://secure.test/file"])
 def test_a_redirect_never_leaves_https(url):
-    transport = Transport(url, Options(), Budget(Stats(), None, None))
+    transport = HttpSource(url, Options())
     with pytest.raises(vfs.RedirectError, match="leaves https for http"):
         transport._redirected(url, "http://secure.test/file")
     with pytest.raises(vfs.RedirectError):

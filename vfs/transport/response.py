@@ -84,7 +84,7 @@ def believe(
 
 
 def pieces(response: Any) -> Iterator[bytes]:
-    """Give a body as it arrives.
+    """Yield a body as it arrives.
 
     A body that drips comes in drops, so that the reader can look at the clock: `requests` itself
     waits until a piece is full.
