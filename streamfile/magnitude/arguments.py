@@ -6,29 +6,34 @@ import functools
 import inspect
 import warnings
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec
 
 from streamfile.errors import ArgumentError
 
 P = ParamSpec("P")
-T = TypeVar("T")
 
 _warned: set[str] = set()
 
 
-def checked_names(constructor: Callable[P, T]) -> Callable[P, T]:
-    """Make a constructor refuse an unknown name with the nearest one that it has.
+def checked_arguments(constructor: Callable[P, None]) -> Callable[P, None]:
+    """Make a constructor refuse unknown names, and remember its arguments for pickles.
 
     Parameters
     ----------
     constructor
-        An ``__init__`` of named parameters. Its signature stays visible.
+        An ``__init__`` of named parameters, whose signature stays visible. The object's
+        ``_arguments`` will be the arguments by place, and those by name.
+
+    Raises
+    ------
+    TypeError
+        From the constructor: an unknown name. The message has the nearest name that there is.
     """
     owner = constructor.__qualname__.partition(".")[0]
     names = list(inspect.signature(constructor).parameters)[1:]
 
     @functools.wraps(constructor)
-    def checked(*arguments: P.args, **options: P.kwargs) -> T:
+    def checked(*arguments: P.args, **options: P.kwargs) -> None:
         if unknown := [name for name in options if name not in names]:
             from difflib import get_close_matches  # few need it, and importing is to be cheap
 
@@ -38,7 +43,9 @@ def checked_names(constructor: Callable[P, T]) -> Callable[P, T]:
                 + (f"did you mean {', '.join(map(repr, near))}?" if near else "")
                 + ("" if near else f"it has {', '.join(names)}")
             )
-        return constructor(*arguments, **options)
+        model: Any = arguments[0]
+        model._arguments = arguments[1:], options
+        constructor(*arguments, **options)
 
     return checked
 

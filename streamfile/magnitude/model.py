@@ -45,6 +45,7 @@ class VectorModel(Similarity):
     path = ""
     stream = False
     _has_keys: ClassVar[bool] = True  # and not just vectors for any
+    _arguments: tuple[tuple[Any, ...], dict[str, Any]]
 
     def __init__(
         self,
