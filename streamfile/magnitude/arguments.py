@@ -6,29 +6,34 @@ import functools
 import inspect
 import warnings
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec
 
 from streamfile.errors import ArgumentError
 
 P = ParamSpec("P")
-T = TypeVar("T")
 
 _warned: set[str] = set()
 
 
-def checked_names(constructor: Callable[P, T]) -> Callable[P, T]:
-    """Make a constructor reject unknown argument names, and suggest the nearest known ones.
+def checked_arguments(constructor: Callable[P, None]) -> Callable[P, None]:
+    """Make a constructor reject unknown argument names, and store its arguments for pickling.
 
     Parameters
     ----------
     constructor
-        An ``__init__`` method of named parameters. Its signature stays visible.
+        An ``__init__`` method of named parameters. Its signature stays visible. The new object has
+        the positional and the named arguments as the attribute ``_arguments``.
+
+    Raises
+    ------
+    TypeError
+        The constructor got an unknown name; the message suggests the nearest known name.
     """
     owner = constructor.__qualname__.partition(".")[0]
     names = list(inspect.signature(constructor).parameters)[1:]
 
     @functools.wraps(constructor)
-    def checked(*arguments: P.args, **options: P.kwargs) -> T:
+    def checked(*arguments: P.args, **options: P.kwargs) -> None:
         if unknown := [name for name in options if name not in names]:
             from difflib import get_close_matches  # few need it, and importing is to be cheap
 
@@ -38,7 +43,9 @@ def checked_names(constructor: Callable[P, T]) -> Callable[P, T]:
                 + (f"did you mean {', '.join(map(repr, near))}?" if near else "")
                 + ("" if near else f"it has {', '.join(names)}")
             )
-        return constructor(*arguments, **options)
+        model: Any = arguments[0]
+        model._arguments = arguments[1:], options
+        constructor(*arguments, **options)
 
     return checked
 

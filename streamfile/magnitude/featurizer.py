@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from typing import Any, ClassVar, NoReturn
 
 import numpy as np
@@ -14,7 +14,7 @@ from cachetools import LRUCache
 from streamfile._arrays import Array
 from streamfile.errors import ArgumentError, FormatError, NoIndexError
 from streamfile.lookup.vectors import key_name
-from streamfile.magnitude.arguments import check_counts, checked_names
+from streamfile.magnitude.arguments import check_counts, checked_arguments
 from streamfile.magnitude.keyed_vectors import KeyedVectorsNames
 from streamfile.magnitude.magnitude import Magnitude
 from streamfile.magnitude.shapes import Key
@@ -61,7 +61,7 @@ ngram_oov, dtype
 
     _has_keys: ClassVar[bool] = False
 
-    @checked_names
+    @checked_arguments
     def __init__(
         self,
         number_of_values: int = 1_000_000,
@@ -105,21 +105,6 @@ ngram_oov, dtype
         self._known: LRUCache[tuple[Any, bool], Array] = LRUCache(
             lazy_loading if lazy_loading > 0 else REMEMBERED
         )
-        self._pickled = partial(
-            FeaturizerMagnitude,
-            number_of_values,
-            namespace,
-            lazy_loading=lazy_loading,
-            normalized=normalized,
-            use_numpy=use_numpy,
-            case_insensitive=case_insensitive,
-            pad_to_length=pad_to_length,
-            truncate_left=truncate_left,
-            pad_left=pad_left,
-            placeholders=placeholders,
-            ngram_oov=ngram_oov,
-            dtype=dtype,
-        )
 
     @property
     def dim(self) -> int:
@@ -156,7 +141,8 @@ ngram_oov, dtype
         return 0
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return self._pickled, ()
+        arguments, options = self._arguments
+        return functools.partial(FeaturizerMagnitude, *arguments, **options), ()
 
     def __repr__(self) -> str:
         return f"<FeaturizerMagnitude {self.path}>"

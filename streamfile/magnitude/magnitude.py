@@ -17,7 +17,7 @@ from streamfile.elmo import check_choices
 from streamfile.errors import ArgumentError
 from streamfile.lookup.contextual import Contextual
 from streamfile.lookup.vectors import SCAN_ROWS, Vectors
-from streamfile.magnitude.arguments import check_counts, checked_names, warn_of_ignored
+from streamfile.magnitude.arguments import check_counts, checked_arguments, warn_of_ignored
 from streamfile.magnitude.concatenated import ConcatenatedMagnitude
 from streamfile.magnitude.keyed_vectors import KeyedVectorsNames
 from streamfile.magnitude.model import Vector, VectorModel
@@ -104,7 +104,7 @@ class Magnitude(KeyedVectorsNames):
     -----
     The file format and the computed vectors are those of Patel et al., "Magnitude: A Fast,
     Efficient Universal Vector Embedding Utility Package", EMNLP 2018. Threads may share an object,
-    and forked processes may use it. A pickled object contains the path and the options.
+    and forked processes may use it. A pickled object contains the constructor's arguments.
     """
 
     __module__ = "streamfile"
@@ -141,7 +141,7 @@ class Magnitude(KeyedVectorsNames):
         precision: str = "float32",
         backend: str = "torch",
     ) -> None: ...
-    @checked_names  # type: ignore[misc]  # for models, `__new__` makes a `ConcatenatedMagnitude`
+    @checked_arguments  # type: ignore[misc]  # `__new__` can return a `ConcatenatedMagnitude`
     def __init__(
         self,
         path: str | os.PathLike[str],
@@ -188,30 +188,6 @@ class Magnitude(KeyedVectorsNames):
         check_choices(devices, precision, backend)
         self.path = os.fspath(path)
         self.stream = stream
-        self._pickled = functools.partial(
-            Magnitude,
-            self.path,
-            stream,
-            stream_options,
-            lazy_loading,
-            blocking,
-            normalized,
-            use_numpy,
-            case_insensitive,
-            pad_to_length,
-            truncate_left,
-            pad_left,
-            placeholders,
-            ngram_oov,
-            language=language,
-            dtype=dtype,
-            devices=devices,
-            log=log,
-            route=route,
-            remote_path=remote_path,
-            precision=precision,
-            backend=backend,
-        )
         self._reader = open_model(
             self.path,
             stream=stream,
@@ -387,7 +363,8 @@ class Magnitude(KeyedVectorsNames):
         return self._reader.current().format.size
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return self._pickled, ()
+        arguments, options = self._arguments
+        return functools.partial(Magnitude, *arguments, **options), ()
 
     def __repr__(self) -> str:
         return f"<Magnitude {self._reader.name}>"

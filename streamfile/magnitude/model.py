@@ -44,6 +44,7 @@ class VectorModel(Similarity):
     path = ""
     stream = False
     _has_keys: ClassVar[bool] = True  # False: any key has a vector, none is contained
+    _arguments: tuple[tuple[Any, ...], dict[str, Any]]
 
     def __init__(
         self,

@@ -15,6 +15,7 @@ import platformdirs
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from needed import small_disk
 
 import vfs
 from streamfile.web.range_server import RangeServer
@@ -87,9 +88,10 @@ def total(directory):
 
 def start(code, *arguments):
     """Run Python with this module's names."""
-    code = f"import sys; sys.path.insert(0, {str(HERE)!r}); from test_kept_files import *\n{code}"
+    places = [str(HERE), str(HERE.parent / "support")]
+    names = f"import sys; sys.path[:0] = {places!r}; from test_kept_files import *\n"
     return subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, arguments)],
+        [sys.executable, "-c", names + code, *map(str, arguments)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -515,16 +517,11 @@ def test_a_file_larger_than_the_system_allows(tmp_path):
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small file system")
 def test_a_really_full_file_system_is_noticed_at_the_reservation(tmp_path):
-    mount = ["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", str(tmp_path)]
-    if subprocess.run(mount, stderr=subprocess.DEVNULL).returncode:
-        pytest.skip("mounting is not allowed here")
-    try:
+    with small_disk(tmp_path, "600k"):
         with pytest.raises(vfs.CacheSpaceError, match="No space left"):
             KeptFiles(tmp_path, CAP).make(name(1), 700_000, never)
         assert names(tmp_path) == set()
         keep(KeptFiles(tmp_path, CAP), 2, 300_000)
-    finally:
-        subprocess.run(["umount", str(tmp_path)], check=True)
 
 
 # Beside the block store.

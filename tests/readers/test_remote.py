@@ -82,26 +82,25 @@ def test_a_file_replaced_after_an_answer_is_an_error(replaced, tmp_path):
 
 SCRIPT = """
 import sys
-from streamfile import Magnitude
-options = {"cache_dir": sys.argv[2]}
-with Magnitude(sys.argv[1], stream=True, stream_options=options) as v:
-    print(v.most_similar("sun", topn=None, return_similarities=False), len(v), v.dim, v[0][0])
+from streamfile.readers.kept_blobs import keep_blob
+from streamfile.readers.remote import RemoteReader
+reader = RemoteReader(sys.argv[1], cache_dir=sys.argv[2])
+print(keep_blob(reader, "magnitude_meta_2").path.read_text())
 """
 
 
 @pytest.mark.parametrize("flags", [[], ["-O"]])
-def test_a_search_does_not_see_the_old_file_whatever_the_interpreter_leaves_out(replaced, flags):
-    server, cache = replaced
-    done = subprocess.run(
-        [sys.executable, *flags, "-c", SCRIPT, server.url + "a", str(cache)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    with Magnitude(server.directory / "a") as local:
-        found = local.most_similar("sun", topn=None, return_similarities=False)
-    assert done.stdout.strip() == f"{found} 3 6 sun", done.stderr
+def test_no_kept_file_of_the_old_one_is_used_whatever_the_interpreter_leaves_out(tmp_path, flags):
+    for name, options in (("a", b"the old options"), ("new", b"the new ones")):
+        meta = (b"weights", options)
+        mf.write_magnitude(tmp_path / name, OLD, mf.random_vectors(2, 4, 1), elmo=True, meta=meta)
+    with LoggingServer(tmp_path) as server:
+        command = [sys.executable, *flags, "-c", SCRIPT, server.url + "a", str(tmp_path / "cache")]
+        for expected in ("the old options", "the new ones"):
+            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+            assert done.stdout.strip() == expected, done.stderr
+            if expected == "the old options":
+                replace_file(tmp_path / "a", tmp_path / "new")
 
 
 def test_a_query_in_the_new_file_is_that_of_a_local_one(replaced):

@@ -136,6 +136,8 @@ def test_folders_are_small_and_only_the_package_itself_has_underscored_modules()
         assert len(modules) <= MOST_MODULES, folder
         if folder != ROOT / "streamfile":
             assert not [stem for stem in modules if stem.startswith("_")], folder
+    for folder in {path.parent for path in (ROOT / "tests").rglob("*.py")}:
+        assert len([*folder.glob("*.py")]) <= MOST_MODULES, folder
 
 
 def loaded_by(statement):
