@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from functools import partial
 from typing import Any, TypeVar
 
 from streamfile.errors import FormatError
@@ -61,11 +62,8 @@ class RemoteReader(Reader):
         self, url: str, *, route: str | os.PathLike[str] | bool = False, **options: Any
     ) -> None:
         self.file = open_file(url, **options)
-        super().__init__(
-            self.file.name,
-            self.file.budget,
-            SqlConnection(self.file.name, lambda: connect_to(self.file)),
-        )
+        sql = SqlConnection(self.file.name, partial(connect_to, self.file))
+        super().__init__(self.file.name, self.file.budget, sql)
         self._given = route, options
         self._lock = ForkLock()
         try:
