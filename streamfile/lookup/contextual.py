@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from streamfile.elmo import Encoder
 
 DIRECTIONS = 2
-BESIDE = 2 << 20  # bytes of the cap for the block store, beside the model's files
+BESIDE = 5 << 20  # bytes of the cap for the block store, at most, beside the model's files
 
 
 @dataclass(frozen=True)
