@@ -18,6 +18,7 @@ from streamfile.readers.base import Reader
 from streamfile.readers.contents import Contents
 from streamfile.readers.kept_blobs import blob_size, keep_blob
 from streamfile.readers.per_version import PerVersion
+from vfs.cache.kept_files import cap_for
 from vfs.cache.unfinished_file import KeptFile
 from vfs.errors import CacheSpaceError
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from streamfile.elmo import Encoder
 
 DIRECTIONS = 2
-BESIDE = 5 << 20  # bytes of the cap for the block store, at most, beside the model's files
 
 
 @dataclass(frozen=True)
@@ -189,9 +189,8 @@ class Contextual:
         try:
             return keep_blob(self._reader, what)
         except CacheSpaceError as failure:
-            size = BESIDE + sum(
-                blob_size(self._reader, part) for part in (ELMO_OPTIONS, ELMO_WEIGHTS)
-            )
+            parts = (ELMO_OPTIONS, ELMO_WEIGHTS)
+            size = cap_for(sum(blob_size(self._reader, part) for part in parts))
             raise CacheSpaceError(
                 f"{failure}. The ELMo model of {self._reader.name} needs a cache_size of "
                 f"{size:,} bytes in all, and as much free on the disk"

@@ -23,9 +23,9 @@ from vfs.cache import directory, disk
 from vfs.cache.blocks import BlockCache
 from vfs.cache.directory import default_kept_files
 from vfs.cache.disk import BLOCK, SET, DiskStore
-from vfs.cache.kept_files import STATES, KeptFiles
+from vfs.cache.kept_files import STATES, KeptFiles, cap_for
 from vfs.identity import local_name
-from vfs.options import Options
+from vfs.options import MIB, Options
 
 pytestmark = pytest.mark.skipif(not disk.SUPPORTED, reason="no file locks")
 
@@ -861,3 +861,14 @@ def test_a_remote_files_name_changes_with_its_version(tmp_path):
             assert remote.kept_name("matrix") != first
         with vfs.open(f"{server.url}a", cache_size=0) as remote:
             assert remote.kept_files is None
+
+
+@pytest.mark.parametrize("size", [1, 300_000, 8 * MIB, 66 * MIB, 150 * MIB, 400 * MIB])
+def test_files_fit_under_the_cap_that_is_told_for_them(tmp_path, size):
+    cap = cap_for(size)
+    assert cap < size + 6 * MIB
+    files = KeptFiles(tmp_path, cap)
+    with files.growing(tmp_path / "none", size // 2):
+        pass
+    with files.growing(tmp_path / "none", size):
+        pass
