@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from streamfile import Magnitude
 from streamfile.elmo import Encoder
 
-sys.path.append(str(Path(__file__).parents[1] / "tests"))
+sys.path.append(str(Path(__file__).parents[1] / "tests" / "support"))
 import allennlp_stubs
 from elmo_files import published, write_model
 

@@ -37,7 +37,7 @@ from streamfile.readers.local import LocalReader
 from vfs.btree.blobs import BlobTable
 from vfs.btree.walk import run
 
-sys.path.append(str(Path(__file__).parents[1] / "tests"))
+sys.path.append(str(Path(__file__).parents[1] / "tests" / "support"))
 from elmo_files import options, published, write_model
 from magnitude_files import by_themselves, random_words
 from wide_sqlite import why_no_wide_sqlite, wide_sqlite

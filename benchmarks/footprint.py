@@ -18,6 +18,14 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 RUNS = 10
+STATEMENTS = ("import numpy, requests", "import streamfile", "from streamfile import Magnitude")
+TIMED = """
+import time
+start = time.process_time()
+{}
+print(time.process_time() - start)
+"""
+TARGET_RATIO = 1.3
 LARGEST = 10
 MIB = 1 << 20
 TARGET_MS = 250
@@ -59,6 +67,31 @@ def import_once(python: Path) -> tuple[float, list[str], list[str]]:
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     result: tuple[float, list[str], list[str]] = tuple(json.loads(done.stdout))
     return result
+
+
+def processor_times(python: Path) -> list[list[float]]:
+    """Run each of `STATEMENTS` in new processes, in turns.
+
+    Parameters
+    ----------
+    python : Path
+        The interpreter.
+
+    Returns
+    -------
+    list of list of float
+        For each round the seconds of processor time of each statement.
+    """
+    rounds = []
+    for _ in range(RUNS):
+        commands = [[str(python), "-I", "-c", TIMED.format(each)] for each in STATEMENTS]
+        rounds.append(
+            [
+                float(subprocess.run(each, check=True, capture_output=True, text=True).stdout)
+                for each in commands
+            ]
+        )
+    return rounds
 
 
 def sizes(site: Path, brought: set[str]) -> Counter[str]:
@@ -106,12 +139,19 @@ def main() -> None:
         subprocess.run([python, "-m", "compileall", "-qq", site], check=False)
         compiled = sizes(site, brought)
         runs = [import_once(python) for _ in range(RUNS)]
+        rounds = processor_times(python)
 
     times = [taken for taken, _, _ in runs]
     print(
         f"import streamfile, {RUNS} new processes: median {statistics.median(times):.0f} ms, "
         f"max {max(times):.0f} ms, target {TARGET_MS} ms"
     )
+    plainly = statistics.median(times[0] for times in rounds)
+    print(f"processor time: {STATEMENTS[0]} {plainly * 1000:.0f} ms")
+    for at, statement in enumerate(STATEMENTS[1:], 1):
+        taken = statistics.median(times[at] for times in rounds)
+        ratio = statistics.median(times[at] / times[0] for times in rounds)
+        print(f"  {statement:<32}{taken * 1000:>5.0f} ms, ratio {ratio:.2f}, target {TARGET_RATIO}")
     sockets = {event for _, events, _ in runs for event in events}
     heavy = {package for _, _, packages in runs for package in packages}
     print(f"  operations on sockets: {', '.join(sorted(sockets)) or 'none'}")

@@ -1,7 +1,8 @@
-"""Compare queries of a local file with plain SQLite: `python benchmarks/local.py`.
+"""Queries of a local file beside plain SQLite, and of a key in memory beside gensim.
 
-Both read 1,000 random keys at once. The files are built on the first run (extra `bench`) and kept
-in a folder under the temporary directory.
+``python benchmarks/local.py``. With SQLite, both read 1,000 random keys at once. With gensim, both
+look one key up that is in memory, ours from a local and from a streamed file. The files are built
+on the first run (extra `bench`) and kept in a folder under the temporary directory.
 """
 
 from __future__ import annotations
@@ -13,18 +14,22 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from timeit import timeit
 from typing import Any
 
 import apsw
 import numpy as np
 from build_glove import build_light, glove
+from gensim.models import KeyedVectors
 from numpy.typing import NDArray
 
 from streamfile import Magnitude
+from streamfile.web.range_server import RangeServer
 
 FOLDER = Path(tempfile.gettempdir()) / "streamfile-benchmarks"
 KEYS = 1000
 REPETITIONS = 15
+LOOKUPS = 2000
 PRECISION = 7
 SELECT = f"SELECT * FROM magnitude WHERE key IN ({', '.join('?' * KEYS)})"
 
@@ -123,7 +128,53 @@ def compare(path: Path, target: float) -> None:
         )
 
 
+def compare_in_memory(path: Path) -> None:
+    """Time lookups of one key in memory, in turns, and print a line for each kind of file.
+
+    Parameters
+    ----------
+    path : Path
+        A `.magnitude` file.
+    """
+    with RangeServer(path.parent) as server, tempfile.TemporaryDirectory() as cache:
+        streamed = {"stream": True, "stream_options": {"cache_dir": cache}}
+        with Magnitude(path) as local, Magnitude(server.url + path.name, **streamed) as remote:
+            (key, vector) = local[1000]
+            plain = KeyedVectors(len(vector))
+            plain.add_vectors([key], vector[None])
+            for name, ours in (("local", local), ("streamed", remote)):
+                np.testing.assert_array_equal(ours.query(key), plain[key])
+                requests = ours.stats.requests
+                times = [
+                    (lookups(partial(ours.query, key)), lookups(partial(plain.__getitem__, key)))
+                    for _ in range(REPETITIONS)
+                ]
+                assert ours.stats.requests == requests
+                mine, theirs = (statistics.median(each) for each in zip(*times, strict=True))
+                ratio = statistics.median(a / b for a, b in times)
+                print(
+                    f"v.query(key) in memory, {name} file: {mine:.2f} us, gensim {theirs:.2f} us, "
+                    f"ratio {ratio:.1f}; target <= 20 us, or a ratio <= 8"
+                )
+
+
+def lookups(look_up: Callable[[], object]) -> float:
+    """Time a lookup.
+
+    Parameters
+    ----------
+    look_up : callable
+
+    Returns
+    -------
+    float
+        Microseconds, of the mean of `LOOKUPS`.
+    """
+    return timeit(look_up, number=LOOKUPS) / LOOKUPS * 1e6
+
+
 if __name__ == "__main__":
     print(f"{KEYS:,} new keys a query, medians of {REPETITIONS}")
     compare(random_file(), target=2)
     compare(glove_file(), target=1)
+    compare_in_memory(glove_file())

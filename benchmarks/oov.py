@@ -31,7 +31,7 @@ from streamfile.readers.local import LocalReader
 from streamfile.readers.remote import RemoteReader
 from streamfile.web.range_server import RangeServer
 
-sys.path.append(str(Path(__file__).parents[1] / "tests"))
+sys.path.append(str(Path(__file__).parents[1] / "tests" / "support"))
 from sql_similar import misspelt, sql_similar, sql_vector
 
 FOLDER = Path(tempfile.gettempdir()) / "streamfile-benchmarks"

@@ -19,7 +19,7 @@ from build_glove import glove
 from streamfile import Magnitude, convert, repack
 from streamfile.web.range_server import RangeServer
 
-sys.path.append(str(Path(__file__).parents[1] / "tests"))
+sys.path.append(str(Path(__file__).parents[1] / "tests" / "support"))
 from elmo_files import published, write_model
 from wide_sqlite import why_no_wide_sqlite, wide_sqlite
 

@@ -1,4 +1,4 @@
-"""Word vectors of ``.magnitude`` files, local or streamed from any web server."""
+"""Word vectors of ``.magnitude`` files, local or streamed from a web server."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is asked for first (PEP 562)."""
+    """Import the module of a public name when the name is first used (PEP 562)."""
     if name == "models":
         return import_module("streamfile.models")
     if name not in _MODULES:

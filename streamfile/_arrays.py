@@ -1,4 +1,4 @@
-"""Types of numpy arrays, and vectors scaled to unit length."""
+"""Types of numpy arrays, and scaling of vectors to unit length."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Ints = npt.NDArray[np.int64]
 
 
 def unit(vectors: Doubles) -> Doubles:
-    """Scale vectors to unit length; those without direction stay as they are."""
+    """Scale vectors to unit length; vectors of length 0 stay the same."""
     lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
     answer: Doubles = vectors / np.where(lengths == 0, 1, lengths)
     return answer

@@ -1,4 +1,4 @@
-"""Progress bars of long work."""
+"""Progress bars for long operations."""
 
 from __future__ import annotations
 
@@ -6,26 +6,26 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
-SHOW_AFTER = 1.0  # seconds, of work that is usually short
+SHOW_AFTER = 1.0  # seconds until the bar of an operation that is usually short
 
 T = TypeVar("T")
 
 
 class Progress:
-    """A bar on standard error, where that is a terminal. A context manager.
+    """A progress bar on standard error, if that is a terminal; a context manager.
 
     Parameters
     ----------
     title
-        Before the bar.
+        Text before the bar.
     total, unit
-        What the bar counts up to.
+        Final count, and its unit.
     initial
-        Where it begins.
+        Initial count.
     delay
-        Seconds before it shows, before which next to nothing is done for it.
+        Seconds until the bar may appear; until then, tqdm is not imported.
     log
-        False for no bar at all.
+        Whether to show the bar.
     """
 
     def __init__(
@@ -45,12 +45,12 @@ class Progress:
         self.update(0)
 
     def update(self, count: int) -> None:
-        """Count so many more."""
+        """Add a number to the count."""
         self._done += count
         if self._bar is not None:
             self._bar.update(count)
         elif self._log and time.monotonic() >= self._due:
-            from tqdm import tqdm  # not needed for anything else
+            from tqdm import tqdm  # late, because most processes show no bar
 
             self._bar = tqdm(
                 desc=self._title,
@@ -62,7 +62,7 @@ class Progress:
             )
 
     def track(self, items: Iterable[T]) -> Iterator[T]:
-        """Yield items, and count each when the next one is asked for."""
+        """Yield items; each item is counted when the caller requests the next one."""
         with self:
             for item in items:
                 yield item

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, settings
 from ranked_files import SIZES, written
 from serving import LoggingServer
 from sql_rows import DIM, Sql
+from wide_sqlite import wide_sqlite
 
 from streamfile import Magnitude
 from streamfile.elmo import Encoder
@@ -24,6 +25,14 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 settings.load_profile("patient")
+
+
+def pytest_collection_finish(session):
+    """Build what takes minutes before the first test, whose time is limited."""
+    needed = any("wide_sqlite" in vars(item.module) for item in session.items)
+    if needed and not session.config.option.collectonly:
+        with contextlib.suppress(RuntimeError):  # the tests that need it will tell
+            wide_sqlite()
 
 
 @pytest.fixture(scope="module")

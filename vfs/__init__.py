@@ -1,9 +1,9 @@
-"""Random access to files, and to SQLite databases, on HTTP servers that answer Range requests.
+"""Random access to files and SQLite databases on HTTP servers that support range requests.
 
-`open` gives the bytes of a file by range, `connect` an ordinary read-only SQLite connection, and
-`DatabaseWriter` writes such databases page by page. What else is here has rooms of its own:
-`transport` (HTTP), `cache` (memory and disk), `btree` (SQLite's b-trees, level by level), `router`
-(their interior pages, packed) and `writer`.
+`open` opens a file for reading by range, `connect` opens a SQLite database and returns a read-only
+connection, and `DatabaseWriter` writes a SQLite database page by page. The subpackages are
+`transport` (HTTP), `cache` (memory and disk), `btree` (SQLite's b-trees, read level by level),
+`router` (packed interior pages of b-trees) and `writer`.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is asked for first (PEP 562), so that a module of ours brings only its own."""
+    """Import the module of a public name when the name is first used (PEP 562)."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     found = getattr(import_module(_MODULES[name]), "open_file" if name == "open" else name)

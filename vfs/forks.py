@@ -1,8 +1,9 @@
-"""What survives a fork: a child process has one thread, and every lock as some thread held it.
+"""Repair of locks and other state in a forked child process, which has only one thread.
 
-Three means, one for each kind of state: `ForkLock` for a lock, `renew_in_children` for an object
-that owns sockets, file handles or threads, and `native`, a gate around libraries with locks of
-their own (SQLite, torch), which no fork can renew.
+A lock that another thread of the parent held would stay locked in the child for ever. There is one
+means for each kind of state: `ForkLock` for a lock, `renew_in_children` for an object that owns
+sockets, file handles or threads, and `native`, a gate around libraries with locks that cannot be
+replaced (SQLite, torch).
 """
 
 from __future__ import annotations
@@ -19,19 +20,19 @@ class Renewable(Protocol):
     """An object with state that belongs to one process."""
 
     def renew(self) -> None:
-        """Replace what belongs to the parent process."""
+        """Replace the state that belongs to the parent process."""
 
 
 _renewable: weakref.WeakValueDictionary[int, Renewable] = weakref.WeakValueDictionary()
 
 
 def renew_in_children(thing: Renewable) -> None:
-    """Call an object's `renew` in each child process, right after the fork.
+    """Arrange that each child process calls an object's `renew` right after the fork.
 
     Parameters
     ----------
     thing
-        A complete object; it is not kept alive.
+        The object, completely initialised; only a weak reference to it is kept.
     """
     _renewable[id(thing)] = thing
 
@@ -42,14 +43,14 @@ def _renew() -> None:
 
 
 class ForkLock:
-    """A lock that is free in a child process, whichever thread of the parent held it."""
+    """A lock that is free in a child process, even if a thread of the parent holds it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         renew_in_children(self)
 
     def renew(self) -> None:
-        """Replace the lock."""
+        """Replace the lock by a free one."""
         self._lock = threading.Lock()
 
     def __enter__(self) -> None:
@@ -60,15 +61,16 @@ class ForkLock:
 
 
 class ForkGate:
-    """Keeps a fork waiting while threads are inside, any number side by side.
+    """A gate at which a fork waits until no other thread is inside; a context manager.
 
-    A context manager. A child process born while a thread holds a lock of a native library would
-    find it taken for ever. A thread that waits for the network inside steps `outside` meanwhile.
+    Any number of threads may be inside. A fork while a thread holds a lock of a native library
+    would leave the lock locked in the child process for ever. A thread inside that waits for the
+    network uses `outside` meanwhile.
     """
 
     def __init__(self) -> None:
         self._condition = threading.Condition()
-        self._inside: list[int] = []  # threads, once for each time that they entered
+        self._inside: list[int] = []  # thread ids, one for each entry
         self._closed = False
 
     def __enter__(self) -> None:
@@ -78,15 +80,16 @@ class ForkGate:
 
     def __exit__(self, *_: object) -> None:
         with self._condition:
-            with contextlib.suppress(ValueError):  # interrupted on its way back from outside
+            with contextlib.suppress(ValueError):  # an interrupt on the way back from `outside`
                 self._inside.remove(threading.get_ident())
             self._condition.notify_all()
 
     @contextlib.contextmanager
     def outside(self) -> Iterator[None]:
-        """Let forks pass while this thread waits; nothing changes for one that is not inside.
+        """Permit forks during a ``with`` block in which this thread waits.
 
-        The native library must hold no lock then that other threads of a child process need.
+        Nothing changes for a thread that is not inside. During the block, this thread must hold no
+        lock of the native library that a child process needs.
         """
         thread = threading.get_ident()
         with self._condition:
@@ -101,20 +104,20 @@ class ForkGate:
                 self._inside += [thread] * entered
 
     def close(self) -> None:
-        """Let nobody in, and wait until all are out but this thread (a signal's handler)."""
+        """Close the gate, and wait until no thread but this one (in a signal handler) is inside."""
         with self._condition:
             self._condition.wait_for(lambda: not self._closed)
             self._closed = True
             self._condition.wait_for(lambda: set(self._inside) <= {threading.get_ident()})
 
     def open(self) -> None:
-        """Let threads in again."""
+        """Open the gate again."""
         with self._condition:
             self._closed = False
             self._condition.notify_all()
 
     def renew(self) -> None:
-        """Forget threads that a child process does not have."""
+        """Remove the threads that the child process does not have, and open the gate."""
         self._condition = threading.Condition()
         self._inside = [thread for thread in self._inside if thread == threading.get_ident()]
         self._closed = False

@@ -1,4 +1,4 @@
-"""A random-access, read-only view of one version of one remote file."""
+"""Random access to one version of a remote file, for reading only."""
 
 from __future__ import annotations
 
@@ -26,54 +26,54 @@ CHECK: Range = (0, 1)
 def open_file(url: str, **options: Any) -> RemoteFile:
     """Open a file on a web server for reading by range.
 
-    One request opens it, none where the cache remembers the file; the first data request then
-    makes sure that the server still has that version.
+    One request opens the file. No request is needed if the cache remembers the file; the first read
+    then checks that the server still has the remembered version.
 
     Parameters
     ----------
     url
-        An http or https address of a server that answers Range requests.
+        An http or https URL on a server that supports range requests.
     **options
-        The attributes of `vfs.Options`: ``cache_dir``, ``cache_size`` (bytes), ``memory_size``
+        Attributes of `vfs.Options`: ``cache_dir``, ``cache_size`` (bytes), ``memory_size``
         (bytes), ``cache_key``, ``connections``, ``timeout`` (seconds), ``retries``,
         ``deadline`` (seconds), ``headers``, ``session``, ``max_requests``, ``max_bytes``.
 
     Returns
     -------
     RemoteFile
-        With ``read``, ``read_many``, ``size``, ``identity``, ``stats``.
+        The open file, with ``read``, ``read_many``, ``size``, ``identity``, ``stats``.
 
     Raises
     ------
     VFSError
-        See `vfs.errors` for the tree.
+        See `vfs.errors`.
     """
     parsed = Options.parse(options)
     return RemoteFile(HttpSource(url, parsed), parsed)
 
 
 class _Version:
-    """One version of the file, as a call sees it from beginning to end."""
+    """One version of the file, which a call uses from beginning to end."""
 
     def __init__(self, file: str, identity: Identity, *, answered: bool) -> None:
         self.identity = identity
         self.name = f"{file}\0{identity}"
         self.blocks = digest("blocks", self.name)
-        self.answered = answered  # by the server, not just by the cache
+        self.answered = answered  # whether the server has confirmed this version
 
 
 class RemoteFile:
-    """Bytes of a remote file, by range.
+    """A remote file that is read by range, made by `vfs.open`.
 
-    Made by `vfs.open`. Safe to share between threads, usable after a fork, and picklable (the
-    source and the options travel). All answers belong to one version of the file.
+    Threads may share the object, and forked processes may use it. A pickled object contains the
+    source and the options. All results belong to one version of the file.
 
     Parameters
     ----------
     source
-        Where the file is.
+        Source of the file.
     options
-        How it is read.
+        Options of the file.
     """
 
     __module__ = "vfs"
@@ -98,12 +98,12 @@ class RemoteFile:
 
     @property
     def identity(self) -> Identity:
-        """The version that is read: size, strong ETag, Last-Modified; see `validate`."""
+        """Version of the file (size, strong ETag, Last-Modified), checked by `validate`."""
         return self.validate()
 
     @property
     def assumed(self) -> Identity:
-        """The version that the cache remembers, which `validate` may still replace."""
+        """Version of the file, not checked: `validate` may replace a version from the cache."""
         return self._version.identity
 
     @property
@@ -113,7 +113,7 @@ class RemoteFile:
 
     @property
     def connections(self) -> int:
-        """Requests that one wave sends at once."""
+        """Number of requests that one wave sends in parallel."""
         return self._source.connections
 
     def read(self, offset: int, length: int) -> bytes:
@@ -122,7 +122,7 @@ class RemoteFile:
         Parameters
         ----------
         offset, length
-            In bytes. What lies beyond the end of the file is left out.
+            Begin and length of the range in bytes. Bytes beyond the end of the file are left out.
 
         Raises
         ------
@@ -138,27 +138,27 @@ class RemoteFile:
         spare: Sequence[tuple[int, int]] = (),
         keep: bool = False,
     ) -> list[bytes]:
-        """Read ranges; all bytes that are not cached come in one parallel wave.
+        """Read ranges; one parallel wave fetches all bytes that are not cached.
 
         Parameters
         ----------
         ranges
             (offset, length) pairs in bytes, in any order.
         spare
-            Ranges to fetch into the cache too, as far as a wave that is needed anyway has
-            connections left for them.
+            Further ranges to fetch into the cache, on connections that a necessary wave does not
+            use.
         keep
-            Whether to keep these ranges in the cache longer than others.
+            Whether the cache keeps the fetched blocks longer than others.
 
         Returns
         -------
         list of bytes
-            One an asked range, shorter only at the end of the file.
+            Bytes of each range of `ranges`, fewer only at the end of the file.
 
         Raises
         ------
         ValueError
-            A negative offset or length.
+            An offset or a length is negative.
         VFSError
             See `vfs.errors`.
         """
@@ -175,9 +175,9 @@ class RemoteFile:
             return self._read(newer, wanted, spare, keep=keep)
 
     def read_past_cache(self, ranges: Sequence[Range]) -> list[bytes]:
-        """Read ranges with one request each, in one parallel wave, and keep nothing of them.
+        """Read ranges in one parallel wave, one request each, without reading or filling the cache.
 
-        For scans, whose bytes would displace all that is worth keeping.
+        This is for scans, which would displace more useful blocks from the cache.
 
         Parameters
         ----------
@@ -187,7 +187,7 @@ class RemoteFile:
         Raises
         ------
         FileChangedError
-            The server has another version, even where only the cache had answered before.
+            The server has another version, even if the present one is only from the cache.
         VFSError
             See `vfs.errors`.
         """
@@ -197,20 +197,19 @@ class RemoteFile:
         return bodies
 
     def cached(self, offset: int, length: int) -> bytes | None:
-        """Read a range if it is all in the cache, without the network; else None."""
+        """Return a range from the cache, None if the cache lacks a part of it."""
         return self._get(self._version, offset, length)
 
     def validate(self) -> Identity:
-        """Make sure that the server still has the version that the cache remembers.
+        """Check that the server still has the version that the cache remembers.
 
-        Sends at most one request in the life of the object, none where an answer of the server
-        has shown it already. Where the server has another version, and nothing was answered yet,
-        that version is read from here on.
+        No request is sent once a response of the server has confirmed the version. If the server
+        has another version, that version replaces the remembered one from here on.
 
         Returns
         -------
         Identity
-            Of the version that is read.
+            The version that is read from here on.
         """
         version = self._version
         if not version.answered:
@@ -221,30 +220,30 @@ class RemoteFile:
         return version.identity
 
     def recall(self, name: str) -> bytes | None:
-        """Get a record that `remember` kept with this version of the file, or None."""
+        """Return the record that `remember` stored for this version of the file, else None."""
         version = self._version
         if not version.identity.durable:
             return None
         return self._cache.get_record(digest("record", name, version.name))
 
     def remember(self, name: str, record: bytes) -> None:
-        """Keep a small record about this version of the file on disk, for later processes."""
+        """Store a record about this version on disk, if a validator distinguishes the version."""
         version = self._version
         if version.identity.durable:
             self._cache.put_record(digest("record", name, version.name), record)
 
     @property
     def kept_files(self) -> KeptFiles | None:
-        """Whole files in the cache directory, None where there is no disk cache."""
+        """The kept files in the cache directory, None without a disk cache."""
         return self._cache.kept
 
     def kept_name(self, what: str) -> bytes | None:
-        """Name a kept file made of this version of the file; None where that cannot be known."""
+        """Return the name of a kept file derived from this version, None without a validator."""
         version = self._version
         return digest("kept", what, version.name) if version.identity.durable else None
 
     def close(self) -> None:
-        """Close connections and cache."""
+        """Close the connections and the cache."""
         self._source.close()
         self._cache.close()
 
@@ -261,7 +260,7 @@ class RemoteFile:
         return f"<RemoteFile {self.name} ({self._version.identity})>"
 
     def _fetch_head(self) -> _Version:
-        """Open the file with its first bytes, whichever version the server has."""
+        """Fetch the first bytes of whichever version the server has, and return that version."""
         self._source.open_ahead()
         (head,), identity = self._request([(0, HEAD)], None)
         if not identity.durable:
@@ -278,14 +277,14 @@ class RemoteFile:
         return version
 
     def _newer(self, version: _Version) -> _Version:
-        """Take the server's version instead of one that only the cache knew."""
+        """Replace a version that only the cache has told, and return the version that is valid."""
         with self._lock:
             if self._version is version and not version.answered:
                 self._version = self._fetch_head()
             return self._version
 
     def _answered(self, version: _Version) -> None:
-        """Take note that the server has this version, unless another thread met a newer one."""
+        """Record that the server has this version, or raise an error if it has been replaced."""
         if version.answered:
             return
         with self._lock:
@@ -332,7 +331,7 @@ class RemoteFile:
             [(start, min(end, size)) for start, end in _merge(ranges)]
             for ranges in (runs, runs + extra)
         )
-        # A budget that is nearly used up still serves what is needed, without what is convenient.
+        # If a budget is nearly used up, spare ranges or gaps are not requested.
         plans = [self._plan(all_runs), self._plan(needed), needed]
         plan = next(filter(self.budget.allows, plans), needed)
         bodies, _ = self._request(plan, version.identity)
@@ -345,9 +344,9 @@ class RemoteFile:
     def _request(
         self, ranges: Sequence[Range], version: Identity | None
     ) -> tuple[list[bytes], Identity]:
-        """Fetch ranges; no fork waits for that, though SQLite may be what reads them.
+        """Fetch ranges; a fork does not wait for that, even if SQLite reads the file.
 
-        SQLite reads a file under locks of the connection alone, which a child never uses.
+        During a read, SQLite holds only locks of the connection, which a child process never uses.
         """
         with native.outside():
             return self._source.fetch(ranges, version)
@@ -372,12 +371,12 @@ class RemoteFile:
 
 
 def _numbers(start: int, end: int) -> range:
-    """Give the numbers of the blocks that a byte range touches."""
+    """Compute the numbers of the blocks that a byte range touches."""
     return range(start // BLOCK, -(-end // BLOCK) if start < end else start // BLOCK)
 
 
 def _runs(numbers: Sequence[int]) -> list[Range]:
-    """Turn rising block numbers into byte ranges of neighbours."""
+    """Convert rising block numbers to byte ranges, one for each run of adjacent blocks."""
     runs: list[Range] = []
     for number in numbers:
         if runs and runs[-1][1] == number * BLOCK:
@@ -388,7 +387,7 @@ def _runs(numbers: Sequence[int]) -> list[Range]:
 
 
 def _merge(runs: list[Range]) -> list[Range]:
-    """Sort ranges, and join those that touch or overlap."""
+    """Sort ranges, and join ranges that touch or overlap."""
     merged: list[Range] = []
     for start, end in sorted(runs):
         if merged and start <= merged[-1][1]:

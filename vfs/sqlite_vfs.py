@@ -1,4 +1,4 @@
-"""Ordinary SQL on a SQLite file on the web: an apsw VFS over a remote file."""
+"""SQL on a remote SQLite database: an apsw VFS over a remote file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NAME = "streamfile-http"
 HEADS = 8
 FIRST_WINDOW = 32 << 10
 LAST_WINDOW = 4 << 20
-AT_ONCE = 0.02  # seconds between a failed read and another one of the same statement
+AT_ONCE = 0.02  # seconds after a failed read; another read in this time is of the same statement
 
 
 def connect(url: str, **options: Any) -> apsw.Connection:
@@ -27,22 +27,22 @@ def connect(url: str, **options: Any) -> apsw.Connection:
     Parameters
     ----------
     url
-        An http or https address of a server that answers Range requests.
+        An http or https URL on a server that supports range requests.
     **options
         See `vfs.open`.
 
     Returns
     -------
     apsw.Connection
-        Read-only; the file counts as immutable, so that nothing is locked or looked for beside
-        it. `file_of` gives the file, with its counters.
+        A read-only connection. SQLite treats the file as immutable: it locks nothing, and looks
+        for no journal. `file_of` returns the remote file, which has the counters.
 
     Raises
     ------
     DatabaseError
         The file is no SQLite database, or a truncated one.
     TransportError
-        See `vfs.errors`. Errors of the network during a statement are raised by the statement.
+        See `vfs.errors`. A statement raises the errors of the requests that it needs.
     """
     file = open_file(url, **options)
     try:
@@ -53,14 +53,14 @@ def connect(url: str, **options: Any) -> apsw.Connection:
 
 
 def connect_to(file: RemoteFile) -> apsw.Connection:
-    """Open the SQLite database in a remote file, as `connect`; closing it leaves the file open."""
+    """Open the database in a remote file, see `connect`; `close` leaves the file open."""
     return _connect(_HttpFile(file, owned=False))
 
 
 def _connect(handle: _HttpFile) -> apsw.Connection:
     file = handle.file
     file.validate()
-    RemotePages(file)  # refuses what is no database, in words of ours
+    RemotePages(file)  # raises our own error if the file is no database
     name = _register(handle)
     flags = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
     try:
@@ -77,13 +77,13 @@ def _connect(handle: _HttpFile) -> apsw.Connection:
 
 
 class _Connection(apsw.Connection):
-    """A connection that knows the remote file it reads."""
+    """A connection with a reference to its remote file."""
 
     file: RemoteFile
 
 
 def file_of(connection: apsw.Connection) -> RemoteFile:
-    """Give the remote file that a connection from `connect` reads."""
+    """Return the remote file that a connection from `connect` reads."""
     if not isinstance(connection, _Connection):
         raise TypeError("expected a connection made by vfs.connect")
     return connection.file
@@ -106,7 +106,7 @@ def _register(handle: _HttpFile) -> str:
 
 
 class _HttpVFS(apsw.VFS):
-    """Opens the registered remote files, and leaves temporary files to the platform."""
+    """The VFS, which opens registered remote files; the platform opens temporary files."""
 
     def xOpen(self, name: str | apsw.URIFilename | None, flags: list[int]) -> Any:
         if not isinstance(name, apsw.URIFilename):
@@ -125,7 +125,7 @@ class _HttpVFS(apsw.VFS):
 
 
 class _HttpFile:
-    """What SQLite asks of a file, answered by a remote one."""
+    """A file of the VFS, whose bytes come from a remote file."""
 
     def __init__(self, file: RemoteFile, *, owned: bool) -> None:
         self.file = file
@@ -143,8 +143,9 @@ class _HttpFile:
         try:
             return self.file.read(start, end - start)[offset - start :][:amount]
         except BaseException:
-            # An integrity check goes on after an error: a hundred times, with all its retries.
-            # That stops all statements, so not where just this one failed, as others do.
+            # An integrity check goes on after an error, up to a hundred times with all retries.
+            # An interrupt ends the check, and all other statements of the connection too. So it
+            # needs two failed reads in quick succession; other statements end after the first.
             connection = self.connection() if self.connection is not None else None
             if connection is not None and began - self._failed < AT_ONCE:
                 connection.interrupt()
@@ -178,23 +179,23 @@ class _HttpFile:
 
 
 class ReadAhead:
-    """How much to read at once: a lone page, or more and more of what is read in order.
+    """Size of the next read: one page, or a growing window for pages that are read in order.
 
-    Several scans may alternate (a table and its index), so several places are remembered; an
-    integrity check goes through its pages backwards.
+    Several scans may alternate, for example of a table and its index, so the last reads of several
+    scans are recorded. An integrity check reads its pages backwards.
 
     Parameters
     ----------
     size
-        Of the file, in bytes.
+        Length of the file in bytes.
     """
 
     def __init__(self, size: int) -> None:
         self._size = size
-        self._heads: list[tuple[int, int, int]] = []  # a scan's last read and its window
+        self._heads: list[tuple[int, int, int]] = []  # start, end and window of a scan's last read
 
     def window(self, offset: int, amount: int) -> tuple[int, int]:
-        """Take note of a read, and give the range (start, end) to fetch if it is a miss."""
+        """Record a read, and return the range (start, end) to fetch if it is not cached."""
         end, window = offset + amount, 0
         backwards = False
         for head in reversed(self._heads):

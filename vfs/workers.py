@@ -1,4 +1,4 @@
-"""Daemon threads that send the requests of a wave."""
+"""Daemon threads for the requests of a wave, and a limit of parallel requests."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from concurrent.futures import FIRST_EXCEPTION, Future, wait
 from functools import partial
 from typing import TypeVar
 
-CALM = 60.0  # seconds
+CALM = 60.0  # seconds without a refusal, after which the limit grows
 T = TypeVar("T")
 R = TypeVar("R")
 
 
 class Slots:
-    """How many requests may be under way at once.
+    """Limit of the requests that run in parallel; a context manager that occupies one slot.
 
-    A server that refuses some halves the number; a minute without refusals doubles it again.
+    A refused request halves the limit. A minute without refusals doubles it again.
 
     Parameters
     ----------
     width
-        Slots at the start, and at most.
+        Initial and greatest number of slots.
     """
 
     def __init__(self, width: int) -> None:
@@ -34,7 +34,7 @@ class Slots:
         self._changed = 0.0
 
     def __enter__(self) -> int:
-        """Wait for a slot; what this returns is for `shrink`."""
+        """Wait for a slot, and return the argument for `shrink`."""
         with self._condition:
             if self.width < self._most and time.monotonic() - self._changed > CALM:
                 self._set(2 * self.width)
@@ -48,9 +48,10 @@ class Slots:
             self._condition.notify()
 
     def shrink(self, entered: int) -> None:
-        """Halve the width because a request was refused, unless no other was under way.
+        """Halve the limit after a refused request, unless no other request is running.
 
-        A burst of refusals counts once: those that entered before the last call do nothing.
+        A burst of refusals counts once: a request that entered before the last reduction has no
+        effect.
         """
         with self._condition:
             if entered == self._shrunk and self._used:
@@ -64,15 +65,15 @@ class Slots:
 
 
 class Workers:
-    """A pool of daemon threads, started when needed.
+    """A pool of daemon threads, which are started when they are needed.
 
-    Unlike `concurrent.futures`, a thread that hangs in a dead connection does not keep the
-    interpreter from exiting.
+    Unlike in `concurrent.futures`, a thread that waits for a dead connection does not prevent the
+    interpreter's exit.
 
     Parameters
     ----------
     most
-        Upper limit of threads.
+        Greatest number of threads.
     """
 
     def __init__(self, most: int) -> None:
@@ -81,12 +82,12 @@ class Workers:
         self._tasks: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
 
     def submit(self, function: Callable[[], R]) -> Future[R]:
-        """Call a function in some thread.
+        """Call a function in a thread of the pool.
 
         Returns
         -------
         Future
-            Of what it returns or raises. One that is cancelled before it began is never called.
+            Future of the result. If it is cancelled before the call, the function is not called.
         """
         future: Future[R] = Future()
 
@@ -107,14 +108,14 @@ class Workers:
     def map(self, function: Callable[[T], R], items: Sequence[T], *, timeout: float) -> list[R]:
         """Apply a function to all items in parallel.
 
-        The first exception, or an interrupt of the caller, cancels what has not begun.
+        The first exception, or an interrupt of the caller, cancels the calls that have not begun.
 
         Parameters
         ----------
         function
-            Called once an item.
+            Function that is called once for each item.
         items
-            Its arguments.
+            Arguments of the calls.
         timeout
             Seconds to wait for all results.
 
@@ -126,7 +127,7 @@ class Workers:
         Raises
         ------
         TimeoutError
-            Not all results were there in time.
+            A call did not end in time.
         """
         futures = [self.submit(partial(function, item)) for item in items]
         try:
@@ -142,7 +143,7 @@ class Workers:
         return [future.result() for future in futures]
 
     def close(self) -> None:
-        """Let idle threads end; others are started when there is work again."""
+        """End the threads when they are idle; `submit` starts new ones."""
         threads, self._threads = self._threads, 0
         for _ in range(threads):
             self._tasks.put(None)

@@ -1,4 +1,4 @@
-"""From keys to vectors: those that a file stores, and those that its ELMo model makes.
+"""Vectors of keys: stored vectors, hashed vectors, and vectors from an ELMo model.
 
-It may import oov, readers, elmo and the wings below them.
+This package may import oov, readers, elmo, and the packages that these may import.
 """

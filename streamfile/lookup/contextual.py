@@ -1,4 +1,4 @@
-"""Vectors of words in their sentences: the ELMo model that a file holds."""
+"""Vectors of words in context, computed by the ELMo model of a file."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from streamfile.readers.base import Reader
 from streamfile.readers.contents import Contents
 from streamfile.readers.kept_blobs import blob_size, keep_blob
 from streamfile.readers.per_version import PerVersion
+from vfs.cache.kept_files import cap_for
 from vfs.cache.unfinished_file import KeptFile
 from vfs.errors import CacheSpaceError
 
@@ -25,19 +26,18 @@ if TYPE_CHECKING:
     from streamfile.elmo import Encoder
 
 DIRECTIONS = 2
-BESIDE = 2 << 20  # bytes that the cache itself takes at least
 
 
 @dataclass(frozen=True)
 class Opened:
-    """The model of one version of a file.
+    """The ELMo model of one version of a file.
 
     Attributes
     ----------
     encoder
-        The model.
+        Encoder of the model.
     files
-        Its options and weights, which stay while this does.
+        Kept files of the options and the weights, not evicted while this object exists.
     """
 
     encoder: Encoder
@@ -45,14 +45,14 @@ class Opened:
 
 
 class Contextual:
-    """The ELMo model of a file, which is fetched and loaded when it is first needed.
+    """The ELMo model of a file, fetched and loaded at its first use.
 
     Parameters
     ----------
     reader
-        Of the file.
+        Reader of the file.
     vectors
-        Those that the file stores, or that are hashed.
+        Stored and hashed vectors of the file.
     devices, precision, backend
         See `streamfile.Magnitude`.
     """
@@ -77,7 +77,7 @@ class Contextual:
 
     @property
     def layers(self) -> int:
-        """Layers of each vector, for which the options are enough."""
+        """Number of layers of a vector, from the model's options alone."""
         dim = self._reader.current().format.dim
         with keep_blob(self._reader, ELMO_OPTIONS) as file:
             return self._check(file, dim)
@@ -85,24 +85,24 @@ class Contextual:
     def of_sentences(
         self, sentences: Sequence[Sequence[Any]], normalized: bool | None
     ) -> Iterator[Array]:
-        """Give the vectors of words in their sentences.
+        """Yield the vectors of words in context, for each sentence in order.
 
         Parameters
         ----------
         sentences
-            Lists of words.
+            Words of each sentence.
         normalized
-            Whether of unit length, None for the usual.
+            Whether the vectors have unit length, None for `Vectors.normalized`.
 
         Yields
         ------
         ndarray
-            Of each sentence, of the answers' type, shape (words, dim).
+            Vectors of a sentence's words, of type `Vectors.dtype`, shape (words, dim).
 
         Raises
         ------
         ArgumentError
-            Something that is no word.
+            A word is no string.
         """
         for word in itertools.chain(*sentences):
             if not isinstance(word, str):
@@ -112,7 +112,7 @@ class Contextual:
             words = list(dict.fromkeys(itertools.chain(*sentences)))
             hashed = set(words) - self._vectors.find(words).keys()
         scaled = self._vectors.normalized if normalized is None else normalized
-        # Nothing is asked of the model where all words have other vectors.
+        # The model does not read a sentence whose words all have hashed vectors.
         asked = [[] if hashed.issuperset(sentence) else list(sentence) for sentence in sentences]
         for sentence, vectors in zip(sentences, self._encode(asked), strict=True):
             answer = np.empty(
@@ -126,9 +126,10 @@ class Contextual:
             yield answer
 
     def of_keys(self, keys: Sequence[Any], normalized: bool | None) -> Array:
-        """Give the vectors of keys by themselves.
+        """Return the vectors of keys without context.
 
-        A word that the file does not store is a sentence of its own.
+        The model encodes a word that the file does not store as a sentence of one word. If
+        `Vectors.ngram_oov` is set, the vector of such a word is hashed instead.
 
         Parameters
         ----------
@@ -138,8 +139,11 @@ class Contextual:
         Returns
         -------
         ndarray
-            Of the answers' type, shape (n, dim).
+            Vectors of type `Vectors.dtype`, shape (n, dim).
         """
+        known = self._vectors.recall(keys, normalized)
+        if known is not None:
+            return known
         if self._vectors.ngram_oov:
             return self._vectors.of_keys(keys, normalized)
         words = list(dict.fromkeys(key for key in keys if isinstance(key, str)))
@@ -157,7 +161,7 @@ class Contextual:
         return answer
 
     def close(self) -> None:
-        """Let go of the model."""
+        """Release the model."""
         self._opened.take()
 
     def _encode(self, sentences: Sequence[Sequence[str]]) -> Iterable[Array]:
@@ -170,7 +174,7 @@ class Contextual:
     def _open(self, contents: Contents) -> Opened:
         from streamfile.elmo import Encoder, require
 
-        # Before much is fetched.
+        # This check precedes the fetch of the weights, which are large.
         require(self._options["devices"], self._options["backend"])
         options = self._file(ELMO_OPTIONS)
         self._check(options, contents.format.dim)
@@ -181,20 +185,19 @@ class Contextual:
             raise self._unusable(failure) from failure
 
     def _file(self, what: str) -> KeptFile:
-        """Give a part of the model; where that does not fit, say what the whole model takes."""
+        """Return a kept file of the model; a `CacheSpaceError` tells the cap that all need."""
         try:
             return keep_blob(self._reader, what)
         except CacheSpaceError as failure:
-            size = BESIDE + sum(
-                blob_size(self._reader, part) for part in (ELMO_OPTIONS, ELMO_WEIGHTS)
-            )
+            parts = (ELMO_OPTIONS, ELMO_WEIGHTS)
+            size = cap_for(sum(blob_size(self._reader, part) for part in parts))
             raise CacheSpaceError(
                 f"{failure}. The ELMo model of {self._reader.name} needs a cache_size of "
                 f"{size:,} bytes in all, and as much free on the disk"
             ) from failure
 
     def _check(self, file: KeptFile, dim: int) -> int:
-        """Refuse options of a model that does not fit the file; give its layers."""
+        """Check that the options make vectors of `dim` dimensions; return the number of layers."""
         from streamfile.elmo import read_options
 
         try:

@@ -1,10 +1,11 @@
-"""The vectors of one file, by key and by place, and those last used in memory."""
+"""Vectors of one file by key or by position, with a cache of recent vectors."""
 
 from __future__ import annotations
 
 import itertools
 import logging
 import numbers
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 from streamfile._arrays import Array
 from streamfile._lru import RecentVectors
 from streamfile.errors import ArgumentError, FormatError, StreamfileError
+from streamfile.format.records import Scratch
 from streamfile.oov.hashing import hash_vector
 from streamfile.oov.similar import similar_rows
 from streamfile.readers.base import Reader, encode
@@ -23,15 +25,16 @@ log = logging.getLogger(__name__)
 
 CACHE_BYTES = 64 << 20
 SCAN_ROWS = 2000
+STEP = 1 << 16  # values that are decoded in one step, in arrays that a thread reuses
 
 
 class Vectors:
-    """The vectors of one file.
+    """Stored vectors of one file, and hashed vectors of other keys.
 
     Parameters
     ----------
     reader
-        Of the file.
+        Reader of the file.
     lazy_loading, normalized, ngram_oov, case_insensitive, language, dtype
         See `streamfile.Magnitude`.
     """
@@ -54,25 +57,48 @@ class Vectors:
         self._ngram_oov = ngram_oov
         self._case_insensitive = case_insensitive
         self._language = language
-        self._recent: dict[bool, RecentVectors] = {}  # by whether they are of unit length
+        self._recent: dict[bool, RecentVectors] = {}  # by `normalized`
         self._lock = ForkLock()
+        self._threads = threading.local()
         self._closed = False
 
     @property
     def normalized(self) -> bool:
-        """Whether vectors are usually of unit length."""
+        """Whether vectors have unit length unless a call says otherwise."""
         return self._choice(self._normalized)
 
     @property
     def ngram_oov(self) -> bool:
-        """Whether keys outside the file get the mean vector of their n-grams."""
+        """Whether a key outside the file gets the mean vector of its n-grams."""
         return self._choice(self._ngram_oov)
 
     def find(self, keys: Sequence[str]) -> dict[str, int]:
-        """Look up the row ids of the keys that the file has."""
+        """Look up keys; return the row id of each key that the file has."""
         if not keys:
             return {}
         return self._reader.find(keys, case_insensitive=self._case_insensitive)
+
+    def recall(self, keys: Sequence[Any], normalized: bool | None) -> Array | None:
+        """Return the vector of a single key from memory, without using the reader.
+
+        Parameters
+        ----------
+        keys, normalized
+            See `of_keys`.
+
+        Returns
+        -------
+        ndarray or None
+            A copy of the vector, shape (1, dim). None unless there is exactly one key and its
+            vector is in memory.
+        """
+        if len(keys) != 1:
+            return None
+        (key,) = keys
+        chosen = self._normalized if normalized is None else normalized
+        with self._lock:
+            recent = self._recent_vectors(self._choice(chosen))
+            return recent.take_one(key if type(key) is str else key_name(key))
 
     def of_keys(
         self,
@@ -80,40 +106,38 @@ class Vectors:
         normalized: bool | None,
         known_rowids: dict[str, int] | None = None,
     ) -> Array:
-        """Return one vector a key; those in memory without asking the reader.
+        """Return the vector of each key; vectors that are not in memory are read or hashed.
 
         Parameters
         ----------
         keys
             Strings or numbers.
         normalized
-            Whether of unit length, None for the usual.
+            Whether the vectors have unit length, None for the default.
         known_rowids
-            What `find` returned for the strings, None to look them up.
+            Row ids of all strings among the keys, from `find`; None to look up the strings.
 
         Returns
         -------
         ndarray
-            A new array of the answers' type, shape (n, dim).
+            A new array of type `dtype`, shape (n, dim).
 
         Raises
         ------
         ArgumentError
-            Something that is no key.
+            A key is neither a string nor a number.
         """
+        lone = self.recall(keys, normalized)
+        if lone is not None:
+            return lone
         names = [key if type(key) is str else key_name(key) for key in keys]
         normalized = self._normalized if normalized is None else normalized
         with self._lock:
-            recent = self._recent_vectors(self._choice(normalized))
-            if len(names) == 1:
-                lone = recent.take_one(names[0])
-                if lone is not None:
-                    return lone
-            known, vectors = recent.take(names)
+            known, vectors = self._recent_vectors(self._choice(normalized)).take(names)
         place = dict(zip(known, itertools.count()))
         absent = [name for name in dict.fromkeys(names) if name not in place]
         if absent:
-            # An answer that is the first of its server may have found another file.
+            # The first response of a server may reveal another version, with other dimensions.
             fresh = self._read(absent, normalized, known_rowids)
             if len(absent) == len(names):
                 return fresh
@@ -124,12 +148,12 @@ class Vectors:
         return vectors[[place[name] for name in names]]
 
     def of_places(self, numbers: Sequence[int]) -> tuple[list[str], Array]:
-        """Return the keys and vectors of places in the file, in the order asked for.
+        """Read the keys and vectors of rows by position, in the given order.
 
         Raises
         ------
         FormatError
-            The file says that it has the place, and has not.
+            The row of a position is missing.
         """
         rows = self._reader.rows(np.asarray(numbers, np.int64) + 1)
         unit = self._choice(self._normalized)
@@ -143,7 +167,7 @@ class Vectors:
         return [keys[at] for at in order], vectors[order].astype(self.dtype, copy=False)
 
     def load_in_background(self) -> None:
-        """Read all vectors into memory, unless that fails or the file is closed meanwhile."""
+        """Run `load_all`; log a failure as a warning, unless the file is closed."""
         try:
             self.load_all()
         except (StreamfileError, VFSError, OSError) as failure:
@@ -152,7 +176,7 @@ class Vectors:
                 log.warning("%s: not all vectors could be loaded ahead: %s", name, failure)
 
     def load_all(self) -> None:
-        """Read all vectors into memory."""
+        """Read all vectors into memory; stop if the file is closed."""
         unit, told = self.normalized, self._reader.current().format
         for begin in range(0, told.size, SCAN_ROWS):
             if self._closed:
@@ -161,7 +185,7 @@ class Vectors:
             vectors = rows.vectors(told.precision, normalized=unit)
             with self._lock:
                 recent = self._recent_vectors(unit)
-                first: dict[str, int] = {}  # of equal keys the first one counts
+                first: dict[str, int] = {}  # of rows with equal keys, the first one
                 for at, key in enumerate(rows.keys()):
                     if key not in recent:
                         first.setdefault(key, at)
@@ -173,13 +197,13 @@ class Vectors:
         self._reader.close()
 
     def _choice(self, chosen: bool | None) -> bool:
-        """Return an option's value: as chosen, else what suits the kind of file."""
+        """Return the value of an option; its default is False for ELMo files, else True."""
         return not self._reader.contents.format.elmo if chosen is None else chosen
 
     def _read(
         self, names: Sequence[Any], normalized: bool | None, known_rowids: dict[str, int] | None
     ) -> Array:
-        """Read, or make, the vectors of names that are all different, and keep them in memory."""
+        """Read or hash the vectors of distinct names, and keep the vectors in memory."""
         asked = [name for name in names if isinstance(name, str)]
         if known_rowids is None:
             rowids = self.find(asked)
@@ -188,20 +212,27 @@ class Vectors:
         similar = self._similar([name for name in asked if name not in rowids])
         rows = self._reader.rows([*rowids.values(), *itertools.chain(*similar.values())])
         unit = self._choice(normalized)
-        vectors = rows.vectors(self._reader.contents.format.precision, normalized=unit)
-        position = {rowid: at for at, rowid in enumerate(rows.rowids.tolist())}
-        fresh = np.empty((len(names), self._reader.contents.format.dim), self.dtype)
-        stored = [at for at, name in enumerate(names) if rowids.get(name) in position]
-        fresh[stored] = vectors[[position[rowids[names[at]]] for at in stored]]
-        for at in set(range(len(names))).difference(stored):
-            standing_in = [position[row] for row in similar.get(names[at], []) if row in position]
-            fresh[at] = self._hashed(names[at], unit, vectors[standing_in])
+        if not hasattr(self._threads, "scratch"):
+            self._threads.scratch = Scratch(STEP)
+        precision, scratch = self._reader.contents.format.precision, self._threads.scratch
+        vectors = rows.vectors(precision, normalized=unit, scratch=scratch)
+        position: dict[int | None, int] = {}
+        position |= zip(rows.rowids.tolist(), itertools.count(), strict=False)
+        places = [position.get(rowids.get(name), -1) for name in names]
+        if len(vectors):
+            fresh = vectors[places].astype(self.dtype, copy=False)
+        else:
+            fresh = np.empty((len(names), self._reader.contents.format.dim), self.dtype)
+        for at, name in enumerate(names):
+            if places[at] < 0:
+                rows_of = [position[row] for row in similar.get(name, []) if row in position]
+                fresh[at] = self._hashed(name, unit, vectors[rows_of])
         with self._lock:
             self._recent_vectors(unit).keep(names, fresh)
         return fresh
 
     def _similar(self, names: Sequence[str]) -> dict[str, list[int]]:
-        """Find the rows that stand in for keys that the file does not have."""
+        """Find the rows that are most similar to keys outside the file."""
         if not names:
             return {}
         found = similar_to(
@@ -235,12 +266,12 @@ class Vectors:
 def similar_to(
     reader: Reader, keys: Sequence[str], *, language: str | None, case_insensitive: bool
 ) -> list[list[int]]:
-    """Find the row ids of the keys similar to keys that a file does not have.
+    """Find the row ids of the stored keys that are most similar to keys outside the file.
 
     Parameters
     ----------
     reader
-        Of the file.
+        Reader of the file.
     keys, language, case_insensitive
         See `similar_rows`.
     """
@@ -258,7 +289,7 @@ def similar_to(
 
 
 def key_name(key: Any) -> Any:
-    """Name a key in memory: 1, 1.0 and True have different vectors."""
+    """Return the name of a key in the cache, which differs for 1, 1.0 and True."""
     if isinstance(key, str):
         return key
     if isinstance(key, (numbers.Real, np.bool_)):

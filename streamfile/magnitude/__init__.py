@@ -1,4 +1,4 @@
-"""The Magnitude family: what users query, from names and paths to shaped answers.
+"""The public model classes: opening of files, queries, comparisons and searches.
 
-It may import tools, lookup, search and the wings below them.
+This package may import tools, lookup, search, and the packages that these may import.
 """

@@ -1,4 +1,4 @@
-"""Arguments of constructors: names that are misspelt, and names that mean nothing any more."""
+"""Checks of constructor arguments: unknown names, impossible numbers, ignored options."""
 
 from __future__ import annotations
 
@@ -6,29 +6,34 @@ import functools
 import inspect
 import warnings
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec
 
 from streamfile.errors import ArgumentError
 
 P = ParamSpec("P")
-T = TypeVar("T")
 
 _warned: set[str] = set()
 
 
-def checked_names(constructor: Callable[P, T]) -> Callable[P, T]:
-    """Make a constructor refuse an unknown name with the nearest one that it has.
+def checked_arguments(constructor: Callable[P, None]) -> Callable[P, None]:
+    """Make a constructor reject unknown argument names, and store its arguments for pickling.
 
     Parameters
     ----------
     constructor
-        An ``__init__`` of named parameters. Its signature stays visible.
+        An ``__init__`` method of named parameters. Its signature stays visible. The new object has
+        the positional and the named arguments as the attribute ``_arguments``.
+
+    Raises
+    ------
+    TypeError
+        The constructor got an unknown name; the message suggests the nearest known name.
     """
     owner = constructor.__qualname__.partition(".")[0]
     names = list(inspect.signature(constructor).parameters)[1:]
 
     @functools.wraps(constructor)
-    def checked(*arguments: P.args, **options: P.kwargs) -> T:
+    def checked(*arguments: P.args, **options: P.kwargs) -> None:
         if unknown := [name for name in options if name not in names]:
             from difflib import get_close_matches  # few need it, and importing is to be cheap
 
@@ -38,18 +43,20 @@ def checked_names(constructor: Callable[P, T]) -> Callable[P, T]:
                 + (f"did you mean {', '.join(map(repr, near))}?" if near else "")
                 + ("" if near else f"it has {', '.join(names)}")
             )
-        return constructor(*arguments, **options)
+        model: Any = arguments[0]
+        model._arguments = arguments[1:], options
+        constructor(*arguments, **options)
 
     return checked
 
 
 def check_counts(lazy_loading: int, placeholders: int) -> int:
-    """Check numbers that constructors share, and return the second.
+    """Check two arguments that constructors share, and return `placeholders`.
 
     Raises
     ------
     ArgumentError
-        A number that cannot be.
+        A number is too small.
     """
     if lazy_loading < -1 or placeholders < 0:
         raise ArgumentError(
@@ -60,17 +67,17 @@ def check_counts(lazy_loading: int, placeholders: int) -> int:
 
 
 def warn_of_ignored(**options: object) -> None:
-    """Warn, once for each name, of arguments that are accepted and mean nothing.
+    """Warn, once for each name, about arguments that have no effect.
 
     Parameters
     ----------
     **options
-        Their values, None where they were not given.
+        Values of the arguments by name, None for arguments that the caller omitted.
     """
     for name, value in options.items():
         if value is not None and name not in _warned:
             _warned.add(name)
             warnings.warn(
                 f"{name}={value!r} is accepted, for pymagnitude has it, and means nothing here",
-                stacklevel=4,  # the constructor, its check of names, the caller
+                stacklevel=4,  # the caller, behind the constructor and the check of names
             )

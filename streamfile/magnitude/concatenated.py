@@ -1,4 +1,4 @@
-"""Several models as one: each key's vectors, one behind the other."""
+"""Concatenation of models, which concatenates the vectors of each key."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ COUNTERS = [field.name for field in fields(Counters)]
 
 
 class ConcatenatedMagnitude(VectorModel):
-    """What ``Magnitude(a, b, …)`` makes.
+    """A concatenation of models, made by ``Magnitude(a, b, …)``.
 
-    A tuple is one key, with a form for each part; a key that is no tuple is asked of all parts.
-    Parts have different rows, so that there is no ``len``, no iteration, no place and no search in
-    the whole: those are asked of its ``parts``.
+    A tuple is one key, with one form for each part. Any other key goes to all parts unchanged. The
+    parts have different rows. A concatenation therefore has no ``len``, no iteration, no positions
+    and no searches; its ``parts`` have them.
 
     Parameters
     ----------
     *parts : VectorModel
-        Two or more, which agree in ``use_numpy``, ``pad_to_length``, ``pad_left`` and
+        Two or more models with the same ``use_numpy``, ``pad_to_length``, ``pad_left`` and
         ``truncate_left``.
 
     Attributes
     ----------
     parts : tuple of VectorModel
-        As given.
+        The models.
 
     Raises
     ------
     ArgumentError
-        Fewer than two, something else, or parts that do not agree.
+        There are fewer than two parts, a part is no model, or the parts have different options.
     """
 
     __module__ = "streamfile"
@@ -73,26 +73,26 @@ class ConcatenatedMagnitude(VectorModel):
 
     @property
     def dim(self) -> int:
-        """Dimensions of the answers: the sum of those of the parts."""
+        """Number of dimensions of a result: the sum over the parts."""
         return sum(part.dim for part in self.parts)
 
     @property
     def normalized(self) -> bool:
-        """Whether all parts have vectors of unit length unless a query says otherwise."""
+        """Whether the vectors of all parts have unit length unless a query says otherwise."""
         return all(part.normalized for part in self.parts)
 
     @property
     def ngram_oov(self) -> bool:
-        """Whether in all parts unknown keys get the mean vector of their n-grams."""
+        """Whether an unknown key gets the mean vector of its n-grams in all parts."""
         return all(part.ngram_oov for part in self.parts)
 
     @property
     def stats(self) -> Stats:
-        """The sums of the parts' counters; budgets are set on the parts."""
+        """Sums of the counters of the parts; budgets are attributes of the parts."""
         return SummedStats(part.stats for part in self.parts)
 
     def unroll(self, v: Any) -> NoReturn:
-        """Refuse: layers are those of a part."""
+        """Raise an ArgumentError: only the vectors of a single part have layers."""
         raise ArgumentError(
             "a concatenation has no layers to unroll: expected the vectors of one ELMo part; try "
             "v.parts[0].unroll(v.parts[0].query(q)), with the number of that part"
@@ -104,7 +104,7 @@ class ConcatenatedMagnitude(VectorModel):
             part.close()
 
     def __contains__(self, key: object) -> bool:
-        """Tell whether each part that has keys has the key, or its form of a tuple."""
+        """Tell whether all parts with keys contain the key, or their forms of a tuple."""
         if isinstance(key, tuple) and len(key) != len(self.parts):
             return False
         asked = [
@@ -145,7 +145,7 @@ class ConcatenatedMagnitude(VectorModel):
     def _of_query(self, query: Query, normalized: bool | None) -> Iterable[Array]:
         if not query.depth:
             return super()._of_query(query, normalized)
-        # Lists are passed on as lists: an ELMo part reads them as sentences.
+        # The parts get lists, because an ELMo part reads a list as a sentence.
         answers = self._asked(
             partial(_lists, part, query.of_keys(partial(self._form, number=number)), normalized)
             for number, part in enumerate(self.parts)
@@ -155,7 +155,7 @@ class ConcatenatedMagnitude(VectorModel):
         ]
 
     def _asked(self, questions: Iterable[Callable[[], T]]) -> list[T]:
-        """Ask each part its question; the round trips of streamed parts overlap."""
+        """Call one function for each part; the round trips of streamed parts overlap."""
         if sum(part.stream for part in self.parts) < 2:
             return [ask() for ask in questions]
         workers = Workers(len(self.parts))
@@ -166,7 +166,7 @@ class ConcatenatedMagnitude(VectorModel):
             workers.close()
 
     def _form(self, key: Any, number: int) -> Any:
-        """Return a key's form for one part."""
+        """Return the form of a key for part `number`."""
         if not isinstance(key, tuple):
             return key
         if len(key) != len(self.parts):
@@ -188,12 +188,12 @@ def _lists(part: VectorModel, query: Query, normalized: bool | None) -> list[Arr
 
 
 class SummedStats(Stats):
-    """The sums of several counters, whenever they are looked at.
+    """Sums of other counters, computed at each access.
 
     Parameters
     ----------
     parts
-        Counters; the same given twice count once.
+        Counters to sum; an object that occurs twice counts once.
     """
 
     def __init__(self, parts: Iterable[Stats]) -> None:

@@ -1,4 +1,4 @@
-"""Whole files from web servers, gone on with where they broke off."""
+"""Download of whole files from web servers, resumed after an interruption."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ SQLITE = b"SQLite format 3\0"
 
 
 def download(url: str, target: Path, *, progress: bool = False) -> None:
-    """Copy a ``.magnitude`` file from a web server, all of it or nothing.
+    """Copy a ``.magnitude`` file from a web server; an incomplete copy has another name.
 
-    What has come rests beside the target under a name of the version that it belongs to, so that
-    another call goes on from there, unless the file has changed. A server whose answers do not
-    tell versions apart makes every call begin anew. Several processes may download the same.
+    An interrupted download leaves a partial file beside the target, whose name contains a digest of
+    the version. The next call resumes the download, unless the file has changed. If the server
+    sends no validator, every call begins anew. Several processes may download the same file.
 
     Parameters
     ----------
     url
-        An http or https address of a server that answers Range requests.
+        An http or https URL on a server that supports range requests.
     target
-        Where the file will be. Its directory is made.
+        Path of the new file. Its directory is created if it does not exist.
     progress
-        Whether to show a bar, on a terminal.
+        Whether to show a progress bar if standard error is a terminal.
 
     Raises
     ------
@@ -46,7 +46,7 @@ def download(url: str, target: Path, *, progress: bool = False) -> None:
     vfs.VFSError
         See `vfs.errors`.
     OSError
-        The directory cannot be written, or is full.
+        The directory cannot be written, or the disk is full.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     for version in range(1, MOST_VERSIONS + 1):
@@ -79,10 +79,11 @@ def _fetch(file: RemoteFile, target: Path, *, progress: bool) -> None:
 
 
 def _complete(file: RemoteFile, partial: Path, target: Path, *, progress: bool) -> None:
-    """Fetch what a partial file lacks, and give it its name.
+    """Fetch the missing end of a partial file, and rename the file to the target.
 
-    Another process may be doing the same. Each writes the same bytes, from somewhere in what is
-    already there, so that the partial file is the beginning of the whole at any time.
+    Other processes may write the same partial file. All processes write the same bytes, and each
+    begins at the present end of the file. The partial file is therefore always a prefix of the
+    whole file.
     """
     size = file.size
     handle = os.open(partial, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
@@ -101,13 +102,13 @@ def _complete(file: RemoteFile, partial: Path, target: Path, *, progress: bool) 
         raise OSError(f"{partial}: {length:,} bytes instead of {size:,}: was it written by others?")
     try:
         partial.replace(target)
-    except FileNotFoundError:  # another process was faster
+    except FileNotFoundError:  # another process has renamed it
         if not target.exists():
             raise
 
 
 def _digest(url: str, version: Identity) -> str:
-    """Name a version of a file in 16 digits; queries are often signatures that expire."""
+    """Hash the URL without its query, often an expiring signature, and the version to 16 digits."""
     place = urlsplit(url)._replace(query="", fragment="").geturl()
     name = place.encode() + b"\0" + version.to_json()
     return hashlib.blake2b(name, digest_size=8).hexdigest()

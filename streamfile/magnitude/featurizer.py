@@ -1,10 +1,10 @@
-"""Vectors for features: a model with no file, of hashes alone."""
+"""Hashed vectors of the values of a feature: a model without a file."""
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from typing import Any, ClassVar, NoReturn
 
 import numpy as np
@@ -14,53 +14,54 @@ from cachetools import LRUCache
 from streamfile._arrays import Array
 from streamfile.errors import ArgumentError, FormatError, NoIndexError
 from streamfile.lookup.vectors import key_name
-from streamfile.magnitude.arguments import check_counts, checked_names
+from streamfile.magnitude.arguments import check_counts, checked_arguments
 from streamfile.magnitude.keyed_vectors import KeyedVectorsNames
 from streamfile.magnitude.magnitude import Magnitude
 from streamfile.magnitude.shapes import Key
 from streamfile.oov.hashing import hash_vector
 from vfs.forks import ForkLock
 
-COLLISION = 0.001  # the chance that two of all values get nearly the same vector
-STEPS = 100  # places that a component is taken to tell apart
+COLLISION = 0.001  # probability that two of all values get nearly equal vectors
+STEPS = 100  # values of a component that are assumed to be distinguishable
 LEAST_DIM = 2
-REMEMBERED = 1 << 20  # values
+REMEMBERED = 1 << 20  # values in memory by default
 
 
 class FeaturizerMagnitude(KeyedVectorsNames):
-    """Vectors for the values of a feature, such as parts of speech: made from their spelling.
+    """Vectors of the values of a feature, such as parts of speech, computed from the spelling.
 
-    No key is in it, every one has a vector. Concatenated with word vectors,
-    ``Magnitude(words, tags)``, it is asked for pairs: ``query([("cat", "NN"), …])``.
+    A featurizer contains no keys, but any key has a vector. A concatenation with word vectors,
+    ``Magnitude(words, tags)``, answers queries for pairs: ``query([("cat", "NN"), …])``.
 
     Parameters
     ----------
     number_of_values : int
-        How many values the feature may take, roughly. It makes the dimensions, so that the chance
-        of two values colliding is 0.1 %.
+        Approximate number of values of the feature. The number of dimensions depends on it, so
+        that the probability of a collision among all values is at most 0.1 %.
     namespace : str, optional
-        The feature's name: equal values of features of different names have different vectors.
+        Name of the feature. Equal values have different vectors under different names.
     lazy_loading : int
-        Vectors kept in memory: n > 0 the n last used, else about a million.
+        Number of vectors in memory: n > 0 for the n most recently used ones, else about a million.
     normalized, use_numpy, case_insensitive, pad_to_length, truncate_left, pad_left, placeholders, \
 ngram_oov, dtype
-        As those of `Magnitude`.
+        See `Magnitude`.
     stream, stream_options, remote_path, blocking
-        Those of `Magnitude` that are about a file, which there is not: only their defaults will do.
+        Options of `Magnitude` for a file. ``blocking`` has no effect; the others must keep their
+        defaults.
 
     Raises
     ------
     ArgumentError
-        Less than one value, or an option that cannot be.
+        `number_of_values` is below 1, or another argument has an impossible value.
     TypeError
-        An argument of an unknown name.
+        An argument has an unknown name.
     """
 
     __module__ = "streamfile"
 
     _has_keys: ClassVar[bool] = False
 
-    @checked_names
+    @checked_arguments
     def __init__(
         self,
         number_of_values: int = 1_000_000,
@@ -104,45 +105,30 @@ ngram_oov, dtype
         self._known: LRUCache[tuple[Any, bool], Array] = LRUCache(
             lazy_loading if lazy_loading > 0 else REMEMBERED
         )
-        self._pickled = partial(
-            FeaturizerMagnitude,
-            number_of_values,
-            namespace,
-            lazy_loading=lazy_loading,
-            normalized=normalized,
-            use_numpy=use_numpy,
-            case_insensitive=case_insensitive,
-            pad_to_length=pad_to_length,
-            truncate_left=truncate_left,
-            pad_left=pad_left,
-            placeholders=placeholders,
-            ngram_oov=ngram_oov,
-            dtype=dtype,
-        )
 
     @property
     def dim(self) -> int:
-        """Dimensions of the answers, placeholders included."""
+        """Number of dimensions of a result, placeholders included."""
         return self._dim + self.placeholders
 
     @property
     def normalized(self) -> bool:
-        """Whether vectors are of unit length unless a query says otherwise."""
+        """Whether vectors have unit length unless a query says otherwise."""
         return self._normalized
 
     @property
     def ngram_oov(self) -> bool:
-        """Whether values get the mean vector of their n-grams."""
+        """Whether a value gets the mean vector of its n-grams."""
         return self._ngram_oov
 
     def index(self, q: int | Sequence[int], return_vector: bool = True) -> Any:
-        """Refuse any place: there are no rows."""
+        """Raise an IndexError for any position, because there are no rows."""
         if isinstance(q, int) or len(q):
             raise IndexError(f"index {q} is out of range: a featurizer has 0 vectors in a file")
         return []
 
     def get_vectors_mmap(self) -> Array:
-        """Return the vectors of no rows, shape (0, dim)."""
+        """Return an empty array, shape (0, dim), because there are no rows."""
         return np.zeros((0, self.dim), self.dtype)
 
     def __getitem__(self, q: int | slice | Sequence[int]) -> Any:
@@ -155,7 +141,8 @@ ngram_oov, dtype
         return 0
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return self._pickled, ()
+        arguments, options = self._arguments
+        return functools.partial(FeaturizerMagnitude, *arguments, **options), ()
 
     def __repr__(self) -> str:
         return f"<FeaturizerMagnitude {self.path}>"
@@ -167,7 +154,7 @@ ngram_oov, dtype
         raise NoIndexError(f"{self.path}: there are no rows, and no index of them, to search")
 
     def _place_of(self, key: str) -> None:
-        """Find nothing."""
+        """Return None, because no key has a position."""
 
     def _of_keys(self, keys: Sequence[Key], normalized: bool | None) -> Array:
         unit = self._normalized if normalized is None else normalized
@@ -199,6 +186,6 @@ Magnitude.register(FeaturizerMagnitude)
 
 
 def _dimensions(number_of_values: int) -> int:
-    """Compute the fewest dimensions in which values collide rarely enough (a birthday bound)."""
+    """Compute the least number of dimensions with rare collisions (a birthday bound)."""
     pairs = number_of_values**2 / (-2 * math.log(1 - COLLISION))
     return max(math.ceil(math.log(pairs, STEPS)), LEAST_DIM)

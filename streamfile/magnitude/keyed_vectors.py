@@ -1,4 +1,4 @@
-"""The names by which users of gensim's KeyedVectors know things."""
+"""Methods under the names of gensim's ``KeyedVectors``."""
 
 from __future__ import annotations
 
@@ -13,51 +13,51 @@ from streamfile.magnitude.shapes import Item, Key
 
 
 class KeyedVectorsNames(Search):
-    """A model with rows, which have places and keys, by the names that gensim's users know.
+    """A model with rows, which has methods under the names of gensim's ``KeyedVectors``.
 
-    Other than in gensim, keys outside the file have vectors too, and nothing is left out because
-    it is missing.
+    Unlike in gensim, a key outside the file has a vector too, so that no method leaves out missing
+    keys.
     """
 
     @abstractmethod
     def __len__(self) -> int:
-        """Count the vectors in the file."""
+        """Return the number of vectors in the file."""
 
     @abstractmethod
     def index(self, q: int | Sequence[int], return_vector: bool = True) -> Any:
-        """Read keys by their place in the file."""
+        """Read keys, and with `return_vector` their vectors, by position in the file."""
 
     @abstractmethod
     def _place_of(self, key: str) -> int | None:
-        """Return the place of a key, None where there is none."""
+        """Return the position of a key, None if the file does not have the key."""
 
     @property
     def index_to_key(self) -> Sequence[str]:
-        """The keys by their place in the file, read when they are asked for."""
+        """The keys by position in the file, read at each access."""
         return KeySequence(self)
 
     @property
     def key_to_index(self) -> Mapping[str, int]:
-        """The places of keys, looked up when they are asked for.
+        """The positions of keys, looked up at each access.
 
-        It has as many items as the file has rows: a key with several rows comes several times.
+        The mapping has one item for each row; iteration yields a key once for each of its rows.
         """
         return PlaceMapping(self)
 
     def get_index(self, key: str, default: int | None = None) -> int:
-        """Look up the place of a key in the file.
+        """Look up the position of a key in the file.
 
         Parameters
         ----------
         key
             A string.
         default
-            The answer for a key that is not there.
+            Result for a key that the file does not have; None raises a KeyError instead.
 
         Raises
         ------
         KeyError
-            The file does not have the key, and there is no default.
+            The file does not have the key, and `default` is None.
         """
         place = self._place_of(key) if isinstance(key, str) else None
         if place is not None:
@@ -69,32 +69,32 @@ class KeyedVectorsNames(Search):
     def similar_by_key(
         self, key: Key, topn: int | None = 10, restrict_vocab: int | None = None
     ) -> Ranking:
-        """Rank the keys of the file by their similarity to one, as `most_similar`."""
+        """Rank the keys of the file by similarity to a key, see `most_similar`."""
         return self.most_similar([key], topn=topn, restrict_vocab=restrict_vocab)
 
     def similar_by_vector(
         self, vector: Any, topn: int | None = 10, restrict_vocab: int | None = None
     ) -> Ranking:
-        """Rank the keys of the file by their similarity to a vector, as `most_similar`."""
+        """Rank the keys of the file by similarity to a vector, see `most_similar`."""
         return self.most_similar([vector], topn=topn, restrict_vocab=restrict_vocab)
 
     def rank(self, key1: Item, key2: Item) -> int:
-        """Count the place of `key2` among the keys most similar to `key1`, from 1."""
+        """Return the rank of `key2` among the keys most similar to `key1`, from 1."""
         return len(self.closer_than(key1, key2)) + 1
 
     def distances(self, word_or_vector: Item, other_words: Sequence[Item] = ()) -> Any:
-        """Compute cosine distances, which are 1 - the cosine.
+        """Compute cosine distances (1 - cosine).
 
         Parameters
         ----------
         word_or_vector : key or vector
         other_words : list of keys or vectors
-            Default: all of the file, in its order, which are read as `most_similar` does.
+            Default: all rows of the file in order, which are read and kept as by `most_similar`.
 
         Returns
         -------
         ndarray or list
-            Shape (number of others,).
+            Distances, shape (number of others,).
         """
         if len(other_words):
             return super().distances(word_or_vector, other_words)
@@ -105,12 +105,12 @@ class KeyedVectorsNames(Search):
 
 
 class KeySequence(Sequence[str]):
-    """The keys of a file by place.
+    """The keys of a file by position.
 
     Parameters
     ----------
     of
-        The object that has them.
+        Model of the file.
     """
 
     def __init__(self, of: KeyedVectorsNames) -> None:
@@ -138,7 +138,7 @@ class KeySequence(Sequence[str]):
         return key in self._of
 
     def index(self, value: Any, start: int = 0, stop: int | None = None) -> int:
-        """Look up the first place of a key; raise ValueError if it is not there."""
+        """Return the first position of a key; raise a ValueError if that is out of the range."""
         place = self._of.get_index(value, -1)
         if place not in range(*slice(start, stop).indices(len(self))):
             raise ValueError(f"{value!r} is not there")
@@ -146,12 +146,12 @@ class KeySequence(Sequence[str]):
 
 
 class PlaceMapping(Mapping[str, int]):
-    """The places of the keys of a file.
+    """The positions of the keys of a file.
 
     Parameters
     ----------
     of
-        The object that has them.
+        Model of the file.
     """
 
     def __init__(self, of: KeyedVectorsNames) -> None:

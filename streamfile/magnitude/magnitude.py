@@ -1,4 +1,4 @@
-"""Word vectors of a file: the public class."""
+"""Public class for the word vectors of a ``.magnitude`` file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from streamfile.elmo import check_choices
 from streamfile.errors import ArgumentError
 from streamfile.lookup.contextual import Contextual
 from streamfile.lookup.vectors import SCAN_ROWS, Vectors
-from streamfile.magnitude.arguments import check_counts, checked_names, warn_of_ignored
+from streamfile.magnitude.arguments import check_counts, checked_arguments, warn_of_ignored
 from streamfile.magnitude.concatenated import ConcatenatedMagnitude
 from streamfile.magnitude.keyed_vectors import KeyedVectorsNames
 from streamfile.magnitude.model import Vector, VectorModel
@@ -34,73 +34,77 @@ class Magnitude(KeyedVectorsNames):
     Parameters
     ----------
     path : str or os.PathLike, or model
-        A local file, a URL, or the name of a published model such as
-        ``glove/light/glove.6B.50d``. What is not local is downloaded once, into
-        ``~/.magnitude``, unless it is streamed. Several models instead, with no options, give a
-        `ConcatenatedMagnitude` of them.
+        Path of a local file, a URL, or the name of a published model such as
+        ``glove/light/glove.6B.50d``. Without ``stream``, a remote file is downloaded once, to
+        ``~/.magnitude``. Several models, without other arguments, make a `ConcatenatedMagnitude`.
     stream : bool
-        Read the file by ranges from where it is, without downloading it.
+        Whether to read a remote file by ranges, without downloading it.
     stream_options : mapping, optional
-        The options of `vfs.open`, e.g. ``{"cache_dir": "/tmp/cache", "max_bytes": 10**8}``.
+        Options of `vfs.open`, e.g. ``{"cache_dir": "/tmp/cache", "max_bytes": 10**8}``.
     lazy_loading : int
-        Vectors kept in memory: -1 all of them, loaded from the start; 0 as many of the last used
-        as 64 MiB hold; n > 0 the n last used.
+        Number of vectors in memory: -1 for all vectors, loaded at once; 0 for the most recently
+        used ones up to 64 MiB; n > 0 for the n most recently used ones.
     blocking : bool
-        With ``lazy_loading=-1``: load before returning instead of in the background.
+        With ``lazy_loading=-1``: whether the constructor loads the vectors, not a background
+        thread.
     normalized : bool, optional
-        Whether vectors are of unit length. Default: yes, but for ELMo files.
+        Whether vectors have unit length, or their original length. Default: True, except for ELMo
+        files.
     use_numpy : bool
-        Whether answers are numpy arrays instead of lists.
+        Whether results are numpy arrays, or lists.
     case_insensitive : bool
-        Whether a key of other case will do where there is none of the same.
+        Whether to ignore the case of ASCII letters if no row has exactly the key.
     pad_to_length : int, optional
-        Keys that each list in a query is padded or truncated to. Default: the longest list.
+        Number of keys to which each list in a query is padded or truncated. Default: the length of
+        the longest list.
     truncate_left, pad_left : bool
-        Truncate, pad, at the left end.
+        Whether to truncate, and to pad, at the left end.
     placeholders : int
-        Zeros behind each vector, to be filled with features.
+        Number of zeros behind each vector, for the caller's own features.
     ngram_oov : bool, optional
-        Whether keys outside the file get the mean vector of their n-grams. Default: yes, but for
-        ELMo files.
+        Whether a key outside the file gets the mean vector of its n-grams. Default: True, except
+        for ELMo files.
     supress_warnings, batch_size, eager, temp_dir
-        Of pymagnitude. They mean nothing here, and warn once.
+        Arguments of pymagnitude without effect, each of which causes one warning.
     language : str, optional
-        Of the affixes that are stripped from a key outside the file to find similar ones: "en".
+        Language of the affixes that are stripped from a key outside the file, to find similar keys:
+        "en".
     dtype : numpy float type
-        Of all answers.
+        Type of all results.
     devices : sequence of int
-        The GPU that an ELMo model runs on, by its number; else the CPU.
+        Numbers of GPUs, of which the first one runs an ELMo model; an empty sequence for the CPU.
     log : bool
-        Whether a download shows a progress bar, on a terminal.
+        Whether downloads and conversions show a progress bar if standard error is a terminal.
     route : str or os.PathLike or bool
-        With ``stream=True``: path or URL of the file's sidecar, which saves round trips and is
-        made by ``streamfile route``; True to look for it at the URL and ``.route``.
+        With ``stream=True``: path or URL of the file's sidecar, which saves round trips; True to
+        look for it at the URL and ``.route``. ``streamfile route`` makes sidecars.
     remote_path : str, optional
-        URL of the directory that short names are looked up in. Default: the environment variable
+        URL of the directory of published models. Default: the environment variable
         ``STREAMFILE_REMOTE``, else http://magnitude.plasticity.ai/.
     precision : str
-        Of an ELMo model's products: ``float32`` or ``bfloat16``, which is faster and less exact.
+        ``float32``, or ``bfloat16`` for the matrix products of an ELMo model's LSTMs, which is
+        faster and less precise.
     backend : str
-        What runs an ELMo model: ``torch``, or ``allennlp`` where AllenNLP is installed.
+        Library that runs an ELMo model: ``torch``, or ``allennlp`` if AllenNLP is installed.
 
     Raises
     ------
     PathError
-        There is no such file.
+        The file does not exist.
     FormatError
-        It is no ``.magnitude`` file, or a newer one.
+        The file is no ``.magnitude`` file, or has a newer format version.
     ArgumentError
-        An argument that cannot be.
+        An argument has an impossible value.
     TypeError
-        An argument of an unknown name.
+        An argument has an unknown name.
     vfs.VFSError
-        See `vfs.errors`: the network, the cache, or SQLite's own format.
+        See `vfs.errors`: errors of the network, of the cache, and of SQLite's file format.
 
     Notes
     -----
-    The format and the numbers are those of Patel et al., "Magnitude: A Fast, Efficient Universal
-    Vector Embedding Utility Package", EMNLP 2018. An object may be shared between threads, used
-    after a fork, and pickled (path and options travel).
+    The file format and the computed vectors are those of Patel et al., "Magnitude: A Fast,
+    Efficient Universal Vector Embedding Utility Package", EMNLP 2018. Threads may share an object,
+    and forked processes may use it. A pickled object contains the constructor's arguments.
     """
 
     __module__ = "streamfile"
@@ -137,7 +141,7 @@ class Magnitude(KeyedVectorsNames):
         precision: str = "float32",
         backend: str = "torch",
     ) -> None: ...
-    @checked_names  # type: ignore[misc]  # `__new__` makes another object of several models
+    @checked_arguments  # type: ignore[misc]  # `__new__` can return a `ConcatenatedMagnitude`
     def __init__(
         self,
         path: str | os.PathLike[str],
@@ -184,30 +188,6 @@ class Magnitude(KeyedVectorsNames):
         check_choices(devices, precision, backend)
         self.path = os.fspath(path)
         self.stream = stream
-        self._pickled = functools.partial(
-            Magnitude,
-            self.path,
-            stream,
-            stream_options,
-            lazy_loading,
-            blocking,
-            normalized,
-            use_numpy,
-            case_insensitive,
-            pad_to_length,
-            truncate_left,
-            pad_left,
-            placeholders,
-            ngram_oov,
-            language=language,
-            dtype=dtype,
-            devices=devices,
-            log=log,
-            route=route,
-            remote_path=remote_path,
-            precision=precision,
-            backend=backend,
-        )
         self._reader = open_model(
             self.path,
             stream=stream,
@@ -240,62 +220,62 @@ class Magnitude(KeyedVectorsNames):
 
         @functools.wraps(__init__)
         def __new__(cls, *arguments: Any, **options: Any) -> Any:
-            """Make a `ConcatenatedMagnitude` of models."""
+            """Make a `ConcatenatedMagnitude` if the first argument is a model."""
             if cls is Magnitude and arguments and isinstance(arguments[0], VectorModel):
                 return ConcatenatedMagnitude(*arguments, **options)
             return super().__new__(cls)
 
     @property
     def emb_dim(self) -> int:
-        """Dimensions of the vectors in the file."""
+        """Number of dimensions of the vectors in the file."""
         return self._reader.current().format.dim
 
     @property
     def dim(self) -> int:
-        """Dimensions of the answers: those of the file and the placeholders."""
+        """Number of dimensions of a result: those of the file plus the placeholders."""
         return self.emb_dim + self.placeholders
 
     @property
     def normalized(self) -> bool:
-        """Whether vectors are of unit length unless a query says otherwise."""
+        """Whether vectors have unit length unless a query says otherwise."""
         return self._vectors.normalized
 
     @property
     def ngram_oov(self) -> bool:
-        """Whether keys outside the file get the mean vector of their n-grams."""
+        """Whether a key outside the file gets the mean vector of its n-grams."""
         return self._vectors.ngram_oov
 
     @property
     def stats(self) -> Stats:
-        """Requests, bytes, waves, retries, cache hits; ``with v.stats.measure() as m`` for a block.
+        """Counters of requests, bytes, waves, retries and cache hits, all 0 for a local file.
 
-        All zero for a local file.
+        ``with v.stats.measure() as m`` counts during a block.
         """
         return self._reader.stats
 
     @property
     def budget(self) -> Budget:
-        """The limits ``max_requests`` and ``max_bytes``, which may be set at any time."""
+        """Limits ``max_requests`` and ``max_bytes``, which the caller may set at any time."""
         return self._reader.budget
 
     def unroll(self, v: Any) -> Any:
-        """Separate the layers of ELMo vectors; others are returned as they are.
+        """Separate the layers of ELMo vectors; other vectors are returned unchanged.
 
         Parameters
         ----------
         v : ndarray or list
-            What `query` returned: shape (dim,), (n, dim) or (lists, n, dim).
+            Result of `query`, shape (dim,), (n, dim) or (lists, n, dim).
 
         Returns
         -------
         ndarray or list
-            Shape (layers, d), (layers, n, d) or (lists, layers, n, d) with d the dimensions of a
-            layer; without placeholders.
+            Layers without placeholders, shape (layers, d), (layers, n, d) or
+            (lists, layers, n, d), where d is the number of dimensions of a layer.
 
         Raises
         ------
         ArgumentError
-            Another shape.
+            The array has another shape.
         """
         if not self._elmo:
             return v
@@ -324,24 +304,24 @@ class Magnitude(KeyedVectorsNames):
     @overload
     def index(self, q: int | Sequence[int], return_vector: bool = True) -> Any: ...
     def index(self, q: int | Sequence[int], return_vector: bool = True) -> Any:
-        """Read keys by their place in the file, which is usually by falling frequency.
+        """Read keys by position in the file, where keys are usually in the order of frequency.
 
         Parameters
         ----------
         q : int or sequence of int
-            From 0; negative ones count from the end.
+            Positions from 0; negative positions count from the end.
         return_vector
             Whether to return the vectors too.
 
         Returns
         -------
         str, (str, vector), or a list of those
-            One for an int, a list for a sequence.
+            One item for an int, a list of items for a sequence.
 
         Raises
         ------
         IndexError
-            A place that the file does not have.
+            The file does not have the position.
         """
         indices = as_list(q)
         single = not isinstance(indices, list)
@@ -363,7 +343,7 @@ class Magnitude(KeyedVectorsNames):
     @overload
     def __getitem__(self, q: slice | Sequence[int]) -> list[tuple[str, Vector]]: ...
     def __getitem__(self, q: int | slice | Sequence[int]) -> Any:
-        """Return (key, vector) of a place, or a list of them for a slice or several places."""
+        """Return (key, vector) at a position, or a list of such pairs for several positions."""
         if isinstance(q, slice):
             return self.index(list(range(*q.indices(len(self)))))
         return self.index(q)
@@ -373,17 +353,18 @@ class Magnitude(KeyedVectorsNames):
         return isinstance(key, str) and key in self._vectors.find([key])
 
     def __iter__(self) -> Iterator[tuple[str, Any]]:
-        """Yield all (key, vector) in the order of the file."""
+        """Yield (key, vector) of all rows, in the order of the file."""
         size = len(self)
         for begin in range(0, size, SCAN_ROWS):
             yield from self._rows(range(begin, min(begin + SCAN_ROWS, size)))
 
     def __len__(self) -> int:
-        """Count the vectors in the file."""
+        """Return the number of vectors in the file."""
         return self._reader.current().format.size
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return self._pickled, ()
+        arguments, options = self._arguments
+        return functools.partial(Magnitude, *arguments, **options), ()
 
     def __repr__(self) -> str:
         return f"<Magnitude {self._reader.name}>"
@@ -405,7 +386,7 @@ class Magnitude(KeyedVectorsNames):
     def _of_query(self, query: Query, normalized: bool | None) -> Iterable[Array]:
         if not self._elmo or not query.depth:
             return super()._of_query(query, normalized)
-        # Where sentences are truncated, their words keep the vectors that they have in the whole.
+        # The model encodes whole sentences; truncation changes no vector of the words that remain.
         sentences = self._contextual.of_sentences(query.lists, normalized)
         return (self._padded(query.cut(vectors)) for vectors in sentences)
 
@@ -419,7 +400,7 @@ class Magnitude(KeyedVectorsNames):
             yield key, self._given(vector.copy())
 
     def _place(self, number: Any) -> int:
-        """Check a place, and make a negative one positive."""
+        """Check a position; convert a negative one to a position from the beginning."""
         place, size = operator.index(number), len(self)
         if not -size <= place < size:
             raise IndexError(f"index {place} is out of range: the file has {size} vectors")

@@ -1,4 +1,4 @@
-"""What all of the family can do that gives vectors to keys: answer queries, and compare."""
+"""Base class of all models: queries for the vectors of keys, and comparisons."""
 
 from __future__ import annotations
 
@@ -20,12 +20,11 @@ Self = TypeVar("Self", bound="VectorModel")
 
 
 class VectorModel(Similarity):
-    """Vectors of keys, in the shapes of queries.
+    """Base class of models, which return the vectors of keys in the shapes of queries.
 
-    A model has dimensions (`dim`), a type of its answers (``dtype``), and vectors of keys
-    (``_of_keys``); queries, shapes and comparisons need no more. Its kinds are
-    `streamfile.Magnitude`, `streamfile.FeaturizerMagnitude` and
-    `streamfile.ConcatenatedMagnitude`.
+    Queries and comparisons need a number of dimensions (`dim`), a type of the results (``dtype``),
+    and vectors of keys (``_of_keys``). The subclasses are `streamfile.Magnitude`,
+    `streamfile.FeaturizerMagnitude` and `streamfile.ConcatenatedMagnitude`.
 
     Parameters
     ----------
@@ -35,16 +34,17 @@ class VectorModel(Similarity):
     Attributes
     ----------
     path : str
-        What was opened.
+        Path, URL or name of the model.
     stream : bool
-        Whether it is read by ranges from where it is.
+        Whether the file is read by ranges, without downloading it.
     """
 
     __module__ = "streamfile"
 
     path = ""
     stream = False
-    _has_keys: ClassVar[bool] = True  # and not just vectors for any
+    _has_keys: ClassVar[bool] = True  # False: any key has a vector, none is contained
+    _arguments: tuple[tuple[Any, ...], dict[str, Any]]
 
     def __init__(
         self,
@@ -67,29 +67,29 @@ class VectorModel(Similarity):
 
     @property
     def emb_dim(self) -> int:
-        """Dimensions of the vectors, without placeholders."""
+        """Number of dimensions of a vector, without placeholders."""
         return self.dim - self.placeholders
 
     @property
     def vector_size(self) -> int:
-        """Dimensions of the answers, as `dim`."""
+        """Number of dimensions of a result, the same as `dim`."""
         return self.dim
 
     @property
     def normalized(self) -> bool:
-        """Whether vectors are of unit length unless a query says otherwise."""
+        """Whether vectors have unit length unless a query says otherwise."""
         return True
 
     @property
     def ngram_oov(self) -> bool:
-        """Whether unknown keys get the mean vector of their n-grams."""
+        """Whether an unknown key gets the mean vector of its n-grams."""
         return True
 
     @property
     def stats(self) -> Stats:
-        """Requests, bytes, waves, retries, cache hits; ``with v.stats.measure() as m`` for a block.
+        """Counters of requests, bytes, waves, retries and cache hits, all 0 without streaming.
 
-        All zero where nothing is streamed.
+        ``with v.stats.measure() as m`` counts during a block.
         """
         return Stats()
 
@@ -124,27 +124,27 @@ class VectorModel(Similarity):
     ) -> Any:
         """Return the vectors of a key, of a list of keys, or of a list of lists.
 
-        All keys of a query share their round trips. A key outside the file gets a vector made
-        from its spelling. A tuple is a list of keys, but for a concatenation: there it is one
-        key, with a form for each part.
+        All keys of a query share their round trips. The vector of a key outside the file is
+        computed from its spelling. A tuple is a list of keys, except for a concatenation, where a
+        tuple is one key with a form for each part.
 
         Parameters
         ----------
         q : key, sequence of keys, or sequence of sequences of keys
-            Strings; a number has a vector too.
+            Strings or numbers.
         pad_to_length, pad_left, truncate_left, normalized
-            As in the constructor, for this query alone.
+            See the constructor; these values are for this query alone.
 
         Returns
         -------
         ndarray or list
-            Shape (dim,), (n, dim) or (lists, n, dim) with n the padded length, zeros where there
-            is no key.
+            Shape (dim,), (n, dim) or (lists, n, dim), where n is the padded length; the padding
+            is zeros.
 
         Raises
         ------
         ArgumentError
-            Something that is no key.
+            A key is neither a string nor a number.
         vfs.VFSError
             See `vfs.errors`.
         """
@@ -162,23 +162,23 @@ class VectorModel(Similarity):
         return self._given(query.shape(self._of_query(query, normalized)))
 
     def get_vector(self, key: Key, norm: bool | None = None) -> Vector:
-        """Return the vector of a key, as `query`.
+        """Return the vector of a key, see `query`.
 
         Parameters
         ----------
         key
             A string or a number.
         norm
-            Whether of unit length. Default: as the object's ``normalized`` is.
+            Whether the vector has unit length. Default: the attribute ``normalized``.
         """
         found: Vector = self.query(key, normalized=norm)
         return found
 
     def close(self) -> None:
-        """Close what is open."""
+        """Close the files of the model, if it has any."""
 
     def __contains__(self, key: object) -> bool:
-        """Tell whether the model has the key, and not just a vector for it."""
+        """Tell whether the model contains the key; other keys have vectors too."""
         return False
 
     def __enter__(self: Self) -> Self:
@@ -188,12 +188,12 @@ class VectorModel(Similarity):
         self.close()
 
     def _of_query(self, query: Query, normalized: bool | None) -> Iterable[Array]:
-        """Return the vectors of each list of a query, truncated, shape (keys, dim) each."""
+        """Return the vectors of each truncated list of a query, shape (keys, dim) each."""
         vectors = self._of_keys(query.keys(), normalized)
         return [vectors] if query.depth < 2 else query.split(vectors)
 
     def _padded(self, vectors: Array) -> Array:
-        """Put the placeholders behind the vectors."""
+        """Add the placeholders behind the vectors."""
         if not self.placeholders:
             return vectors
         return np.pad(vectors, ((0, 0), (0, self.placeholders)))

@@ -1,4 +1,4 @@
-"""What in the file is most similar to something: rankings, analogies."""
+"""Searches of a file's rows: most similar keys, analogies, approximate neighbours."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ Ranking = list[tuple[str, float]]
 
 
 class Search(VectorModel):
-    """A model with rows that can be searched."""
+    """A model with methods that search its rows."""
 
     @abstractmethod
     def _get_matrix(self) -> Matrix:
-        """Return all rows for products; raise a FormatError where there are none."""
+        """Return the matrix of all rows; raise a FormatError if the model has no file."""
 
     @abstractmethod
     def _get_approximate(self) -> Approximate:
-        """Return the index of neighbours; raise a NoIndexError where there is none."""
+        """Return the search in the file's index; raise a NoIndexError if the model has no file."""
 
     @overload
     def most_similar(
@@ -79,38 +79,40 @@ class Search(VectorModel):
         *,
         restrict_vocab: int | None = None,
     ) -> Ranking | list[str]:
-        """Rank the keys of the file by the cosine with a sum of vectors.
+        """Rank the keys of the file by the cosine of their vectors with a sum of vectors.
 
-        The first call reads all vectors, for a streamed file all of the table; as many as 256 MiB
-        hold are kept for the next one. The keys given are no answers, nor are repeats of a key.
+        The first call reads the vectors of all searched rows, also from a server, and keeps them
+        for later calls if they fit, see `streamfile.search.matrix.Matrix`. The given keys are no
+        results, and each key is a result only once.
 
         Parameters
         ----------
         positive, negative : key, vector, or list of them
-            Unit vectors of positive keys are added, of negative keys subtracted; a vector counts
-            as it is.
+            The unit vectors of positive keys are added, those of negative keys subtracted; given
+            vectors are not scaled.
         topn : int, optional
-            How many answers, None for all.
+            Greatest number of results, None for all.
         min_similarity : float, optional
-            Below which there is no answer.
+            Least similarity of a result, None for no limit.
         return_similarities
-            Whether to give the similarities too.
+            Whether to return the similarities too.
         restrict_vocab : int, optional
-            Search only so many rows from the beginning of the file, usually the most frequent.
+            Number of rows to search, from the beginning of the file, where the most frequent keys
+            usually are. Default: all rows.
 
         Returns
         -------
         list of (str, float), or of str
-            The most similar first; equally similar ones in the order of the file.
+            The most similar key first; equally similar keys in the order of the file.
 
         Raises
         ------
         FormatError
             The file has no rows.
         ArgumentError
-            A vector of another length, or a number that cannot be.
+            A vector has another number of dimensions, or a number is negative.
         vfs.BudgetError
-            Reading the file would pass a budget. Nothing of it was read.
+            Reading the rows would exceed a budget. No row was requested.
         """
         matrix, count = self._searched(topn, restrict_vocab)
         vectors, _, excluded = self._targets(positive, negative)
@@ -175,8 +177,9 @@ class Search(VectorModel):
     ) -> Ranking | list[str]:
         """Rank the keys of the file by 3CosMul (Levy and Goldberg 2014).
 
-        Parameters, answers and errors are those of `most_similar`; the similarity is the product
-        of (1 + cosine) / 2 over the positives, divided by that over the negatives + 1e-6.
+        Parameters, results and errors are those of `most_similar`. The similarity is the product
+        of (1 + cosine) / 2 over the positive vectors, divided by the sum of 1e-6 and the same
+        product over the negative vectors.
         """
         matrix, count = self._searched(topn, restrict_vocab)
         vectors, positives, excluded = self._targets(positive, negative)
@@ -244,27 +247,27 @@ class Search(VectorModel):
         return_similarities: bool = True,
         effort: float = 1.0,
     ) -> Ranking | list[str]:
-        """Rank keys of the file as `most_similar`, but look only where an index tells to.
+        """Rank the keys that an index of approximate neighbours finds, by cosine.
 
         The first call fetches the index, which is kept in the cache directory. Some of the most
-        similar keys may be missing, and there may be fewer answers than asked for.
+        similar keys may be missing, and there may be fewer results than `topn`.
 
         Parameters
         ----------
         positive, negative, return_similarities
             As in `most_similar`.
         topn : int, optional
-            How many answers, None for all that are found.
+            Greatest number of results, None for all that the index finds.
         min_similarity
-            Makes no difference.
+            No effect.
         effort
-            How much to look at, from 0, nothing, to 1, some ``topn`` rows in each tree of the
-            index: more finds more, and takes longer.
+            Extent of the search, from 0 for no candidates to 1 for about ``topn`` candidates in
+            each tree of the index. More candidates find more keys, and take longer.
 
         Returns
         -------
         list of (str, float), or of str
-            The most similar first.
+            The most similar key first.
 
         Raises
         ------
@@ -273,11 +276,11 @@ class Search(VectorModel):
         FormatError
             The index is malformed.
         ArgumentError
-            A vector of another length, or a number that cannot be.
+            A vector has another number of dimensions, or a number is negative.
         vfs.BudgetError
-            Reading the index would pass a budget. Nothing of it was read.
+            Reading the index would exceed a budget. None of its overflow pages was requested.
         vfs.CacheSpaceError
-            There is no place to keep the index.
+            The index cannot be kept on disk, see `keep_blob`.
         """
         _check_count("topn", topn)
         approximate = self._get_approximate()
@@ -292,24 +295,24 @@ class Search(VectorModel):
         return best if return_similarities else [key for key, _ in best]
 
     def closer_than(self, key: Item, q: Item, topn: int | None = None) -> list[str]:
-        """List the keys that are more similar to a key than another one is.
+        """List the keys that are more similar to `key` than `q` is.
 
         Parameters
         ----------
         key, q : key or vector
         topn : int, optional
-            How many at most, None for all.
+            Greatest number of keys, None for all.
 
         Returns
         -------
         list of str
-            The most similar first.
+            The most similar key first.
         """
         least = self.similarity(key, q) + CLOSER
         return self.most_similar([key], topn=topn, min_similarity=least, return_similarities=False)
 
     def get_vectors_mmap(self) -> Array:
-        """Give all vectors of the file, in its order.
+        """Read all vectors of the file, in the order of its rows.
 
         Returns
         -------
@@ -329,7 +332,7 @@ class Search(VectorModel):
         return answer
 
     def _searched(self, topn: int | None, restrict_vocab: int | None) -> tuple[Matrix, int]:
-        """Return the rows, and how many to search, having checked that this is possible."""
+        """Check arguments and cost of a search; return the matrix and the number of rows."""
         _check_count("topn", topn)
         _check_count("restrict_vocab", restrict_vocab)
         matrix = self._get_matrix()
@@ -347,7 +350,7 @@ class Search(VectorModel):
         return matrix, count
 
     def _targets(self, positive: Any, negative: Any) -> tuple[Doubles, int, set[str]]:
-        """Give vectors, the negative ones negated, how many are positive, and excluded keys."""
+        """Return the vectors, negative ones negated, the number of positive ones, excluded keys."""
         positives, _ = several(positive)
         negatives, _ = several(negative)
         items = [*positives, *negatives]

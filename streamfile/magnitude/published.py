@@ -1,4 +1,4 @@
-"""Where a Magnitude object reads from: a path, a URL, or the short name of a published model."""
+"""Opening of models by path, by URL, or by the short name of a published model."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def open_model(
     route: str | os.PathLike[str] | bool,
     log: bool,
 ) -> Reader:
-    """Open what a path, URL, or short name stands for.
+    """Open a model by path, URL or short name; download or convert it if necessary.
 
     Parameters
     ----------
@@ -47,11 +47,11 @@ def open_model(
     Raises
     ------
     PathError
-        There is no such file.
+        The file does not exist.
     FormatError
-        It is no ``.magnitude`` file, or a newer one.
+        The file is no ``.magnitude`` file, or has a newer format version.
     ArgumentError
-        Options for streaming without streaming.
+        `stream_options` or `route` without `stream`.
     vfs.VFSError
         See `vfs.errors`.
     """
@@ -85,23 +85,24 @@ def download_model(
     remote_path: str | None = None,
     log: bool = False,
 ) -> str:
-    """Download a model, unless it is there already.
+    """Download a model, unless its file exists already.
 
-    A download that breaks off leaves nothing under the model's name, and goes on from where it
-    was at the next call, if the file on the server is still the same.
+    An interrupted download leaves no file under the model's name. The next call resumes the
+    download, unless the file on the server has changed.
 
     Parameters
     ----------
     model
-        A short name such as ``word2vec/heavy/GoogleNews-vectors-negative300``, with or without
+        Short name such as ``word2vec/heavy/GoogleNews-vectors-negative300``, with or without
         ``.magnitude``, or a URL.
     download_dir
-        Where to: the name, or host and path of the URL, with ``_`` for each ``/``.
+        Directory of the file. The file's name is the short name, or host, port and path of the
+        URL, with ``_`` in place of slashes and colons.
     remote_path
-        What a short name is appended to. Default: the environment variable
+        URL of the directory of published models. Default: the environment variable
         ``STREAMFILE_REMOTE``, else http://magnitude.plasticity.ai/.
     log
-        Whether to show a progress bar, on a terminal.
+        Whether to show a progress bar if standard error is a terminal.
 
     Returns
     -------
@@ -111,13 +112,13 @@ def download_model(
     Raises
     ------
     ArgumentError
-        No name.
+        `model` is empty.
     FormatError
-        What the server has is no ``.magnitude`` file.
+        The file on the server is no ``.magnitude`` file.
     vfs.VFSError
         See `vfs.errors`.
     OSError
-        The directory cannot be written, or is full.
+        The directory cannot be written, or the disk is full.
     """
     url = model_url(model, remote_path)
     if is_url(model):
@@ -133,8 +134,8 @@ def download_model(
 
 
 def _converted(path: Path, *, log: bool) -> str:
-    """Convert a file, unless that was done since it was last changed."""
-    from streamfile.tools.convert import convert  # not needed for anything else
+    """Convert a file, unless its present version was converted before; return the new path."""
+    from streamfile.tools.convert import convert  # only conversions need it
 
     about = path.stat()
     facts = f"{path.resolve()}\0{about.st_size}\0{about.st_mtime_ns}"
@@ -152,7 +153,7 @@ def _converted(path: Path, *, log: bool) -> str:
 
 
 def model_url(model: str, remote_path: str | None = None) -> str:
-    """Make the URL of a model.
+    """Return the URL of a model.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""The shapes of a query and of its answer: a key, a list of keys, a list of lists, padding."""
+"""Shapes of queries and of results: a key, a list of keys, a list of lists, padding."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ import numpy as np
 from streamfile._arrays import Array
 from streamfile.errors import ArgumentError
 
-# A number has a vector too. Of a concatenation a tuple is one key.
+# Numbers are keys too. A tuple is one key for a concatenation only.
 Key = str | float | np.number[Any] | np.bool_ | tuple[Any, ...]
 Keys = Sequence[Key] | Sequence[Sequence[Key]] | Array
 Item = Key | Array | Sequence[float]  # a key or a vector
 
 
 def as_list(q: Any, *, tuple_is_key: bool = False) -> Any:
-    """Turn the sequences that hold keys into lists, and leave keys as they are.
+    """Convert a sequence of keys to a list; return a key unchanged.
 
     Parameters
     ----------
     q
-        Whatever was asked for.
+        A key, a sequence or an array.
     tuple_is_key
-        Whether a tuple is one key, as it is for a concatenation.
+        Whether a tuple is one key, as for a concatenation, or a sequence of keys.
     """
     if isinstance(q, np.ndarray):
         return q.tolist()
@@ -36,12 +36,12 @@ def as_list(q: Any, *, tuple_is_key: bool = False) -> Any:
 
 
 def check_length(pad_to_length: int | None) -> int | None:
-    """Check a length that lists of keys are padded to.
+    """Check a length to which lists of keys are padded, and return it.
 
     Raises
     ------
     ArgumentError
-        It is negative.
+        The length is negative.
     """
     if pad_to_length is not None and pad_to_length < 0:
         raise ArgumentError(f"pad_to_length={pad_to_length}: expected 0 or more")
@@ -50,18 +50,18 @@ def check_length(pad_to_length: int | None) -> int | None:
 
 @dataclass(frozen=True)
 class Query:
-    """What was asked for, as lists of keys.
+    """A query, as lists of keys.
 
     Attributes
     ----------
     lists
-        The lists of keys; one for a single key, or for a single list.
+        The lists of keys; one list for a single key or a single list.
     depth
         0 for a key, 1 for a list, 2 for a list of lists.
     length
-        Keys that each list is padded or truncated to.
+        Number of keys to which each list is padded or truncated.
     pad_left, truncate_left
-        Whether at the left end.
+        Whether to pad, and to truncate, at the left end.
     """
 
     lists: Sequence[list[Key]]
@@ -80,12 +80,12 @@ class Query:
         truncate_left: bool,
         tuple_is_key: bool,
     ) -> Query:
-        """Take a query apart.
+        """Parse a query.
 
         Parameters
         ----------
         q
-            A key, keys, or lists of keys.
+            A key, a sequence of keys, or a sequence of sequences of keys.
         pad_to_length, pad_left, truncate_left
             See `streamfile.Magnitude`. A single key is neither padded nor truncated.
         tuple_is_key
@@ -101,11 +101,11 @@ class Query:
         return cls(lists, 2 if nested else 1, length, pad_left, truncate_left)
 
     def of_keys(self, change: Callable[[Key], Key]) -> Query:
-        """Return the same query for other keys, each of which a function makes of one of these."""
+        """Return the same query for other keys: the results of a function for each key."""
         return replace(self, lists=[[change(key) for key in keys] for keys in self.lists])
 
     def keys(self) -> list[Key]:
-        """List the keys that are not truncated away."""
+        """List the keys that remain after truncation."""
         return [key for keys in self.lists for key in self.cut(keys)]
 
     def cut(self, items: Any) -> Any:
@@ -115,7 +115,7 @@ class Query:
         return items[: self.length]
 
     def split(self, vectors: Array) -> Iterator[Array]:
-        """Yield the vectors of each list, given those of `keys` in their order."""
+        """Yield the vectors of each list, from the vectors of all `keys` in order."""
         at = 0
         for keys in self.lists:
             end = at + min(len(keys), self.length)
@@ -123,19 +123,19 @@ class Query:
             at = end
 
     def shape(self, vectors: Iterable[Array]) -> Array:
-        """Put vectors into the shape of the query.
+        """Arrange vectors in the shape of the query.
 
         Parameters
         ----------
         vectors
-            Of the keys of each list, truncated: a new array of shape (keys, dim) each, which may
-            become the answer.
+            Vectors of each truncated list, shape (keys, dim) each. The result may share memory
+            with these arrays.
 
         Returns
         -------
         ndarray
-            Shape (dim,), (n, dim) or (lists, n, dim) with n the padded length, zeros where there
-            is no key.
+            Shape (dim,), (n, dim) or (lists, n, dim), where n is the padded length; the padding
+            is zeros.
         """
         if self.depth < 2:
             (found,) = vectors
@@ -155,19 +155,19 @@ class Query:
 
 
 def several(q: Any, *, tuple_is_key: bool = False) -> tuple[list[Any], bool]:
-    """List the items of a list, or a single one.
+    """List the items of a sequence, or a single item.
 
     Parameters
     ----------
     q
-        A key, a vector, or several of them.
+        A key, a vector, or a sequence of keys and vectors.
     tuple_is_key
         See `as_list`.
 
     Returns
     -------
     items, single
-        And whether there was a single one, not in a list.
+        The items, and whether `q` is a single item.
     """
     if isinstance(q, np.ndarray) and q.dtype.kind not in "fiu":
         q = q.tolist()
@@ -178,7 +178,7 @@ def several(q: Any, *, tuple_is_key: bool = False) -> tuple[list[Any], bool]:
 
 
 def as_vector(item: Any, *, tuple_is_key: bool = False) -> Array | None:
-    """Tell vectors, which are arrays or lists of numbers, from keys.
+    """Convert a vector, which is an array or a list of numbers, to a float64 array.
 
     Parameters
     ----------
@@ -190,7 +190,7 @@ def as_vector(item: Any, *, tuple_is_key: bool = False) -> Array | None:
     Returns
     -------
     ndarray or None
-        The vector in float64; None for a key.
+        The vector, shape (n,); None for anything else, such as a key.
     """
     if isinstance(item, np.ndarray) and item.ndim:
         if item.ndim == 1 and item.dtype.kind in "fiu":

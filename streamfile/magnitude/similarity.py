@@ -1,4 +1,4 @@
-"""Comparisons of vectors: what is similar to what, among keys and vectors that are given."""
+"""Comparisons among given keys and vectors."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from streamfile.magnitude.shapes import Item, Key, as_vector, several
 
 
 class Similarity(ABC):
-    """Comparisons, for whatever has vectors of keys.
+    """Base class of models, with comparisons of the vectors of keys.
 
-    Keys and vectors may stand for each other in all arguments. A vector is a numpy array of one
-    dimension, or a list of numbers.
+    All methods accept a vector in place of a key. A vector is a numpy array of one dimension, or a
+    list of numbers.
     """
 
     _tuple_is_key: ClassVar[bool] = False
@@ -28,14 +28,14 @@ class Similarity(ABC):
     @property
     @abstractmethod
     def dim(self) -> int:
-        """Dimensions of the answers."""
+        """Number of dimensions of a result."""
 
     @abstractmethod
     def _of_keys(self, keys: Sequence[Key], normalized: bool | None) -> Array:
         """Return a new array of the vectors of keys, shape (n, dim).
 
-        No key is the context of another. `normalized` is whether the vectors are of unit length,
-        None for the usual.
+        For an ELMo model, no key is context of another key. `normalized` tells whether the vectors
+        have unit length, None for the default.
         """
 
     @overload
@@ -43,7 +43,7 @@ class Similarity(ABC):
     @overload
     def distance(self, key: Item, q: Item | Sequence[Item]) -> Any: ...
     def distance(self, key: Item, q: Item | Sequence[Item]) -> Any:
-        """Compute the Euclidean distance between a key and one or several others.
+        """Compute the Euclidean distance between a key and one or several other keys.
 
         Parameters
         ----------
@@ -52,7 +52,7 @@ class Similarity(ABC):
         Returns
         -------
         float or list of float
-            A list for a list.
+            A list if `q` is a list.
         """
         first, others, single = self._pair(key, q)
         distances = np.linalg.norm(others - first, axis=1).tolist()
@@ -63,7 +63,7 @@ class Similarity(ABC):
     @overload
     def similarity(self, key: Item, q: Item | Sequence[Item]) -> Any: ...
     def similarity(self, key: Item, q: Item | Sequence[Item]) -> Any:
-        """Compute the cosine of the angle between a key and one or several others.
+        """Compute the cosine of the angle between a key and one or several other keys.
 
         Parameters
         ----------
@@ -72,14 +72,14 @@ class Similarity(ABC):
         Returns
         -------
         float or list of float
-            A list for a list.
+            A list if `q` is a list.
         """
         first, others, single = self._pair(key, q)
         cosines = (unit(others) @ unit(first)).tolist()
         return cosines[0] if single else cosines
 
     def distances(self, word_or_vector: Item, other_words: Sequence[Item]) -> Any:
-        """Compute cosine distances, which are 1 - the cosine.
+        """Compute cosine distances (1 - cosine).
 
         Parameters
         ----------
@@ -89,19 +89,19 @@ class Similarity(ABC):
         Returns
         -------
         ndarray or list
-            Shape (number of others,).
+            Distances, shape (number of others,).
         """
         others, _ = several(other_words, tuple_is_key=self._tuple_is_key)
         cosines = np.array(self.similarity(word_or_vector, others))
         return self._given((1 - cosines).astype(self.dtype))
 
     def most_similar_to_given(self, key: Item, keys: Sequence[Item]) -> Item:
-        """Pick the one of some keys that is most similar to a key.
+        """Return the one of `keys` that is most similar to `key`.
 
         Raises
         ------
         ArgumentError
-            There is none to pick from.
+            `keys` is empty.
         """
         given, _ = several(keys, tuple_is_key=self._tuple_is_key)
         if not given:
@@ -110,12 +110,12 @@ class Similarity(ABC):
         return best
 
     def doesnt_match(self, keys: Sequence[Item]) -> Item:
-        """Pick the one of some keys that is farthest from their unit mean.
+        """Return the one of `keys` whose unit vector is farthest from their unit mean vector.
 
         Raises
         ------
         ArgumentError
-            There is none to pick from.
+            `keys` is empty.
         """
         given, _ = several(keys, tuple_is_key=self._tuple_is_key)
         if not given:
@@ -131,7 +131,7 @@ class Similarity(ABC):
         Raises
         ------
         ArgumentError
-            An empty list.
+            A list is empty.
         """
         first, second = (unit(self._mean(items, None, unit_first=False)) for items in (ws1, ws2))
         return float(first @ second)
@@ -143,31 +143,32 @@ class Similarity(ABC):
         pre_normalize: bool = True,
         post_normalize: bool = False,
     ) -> Any:
-        """Compute the weighted mean of vectors.
+        """Compute the weighted mean of the vectors of keys.
 
         Parameters
         ----------
         keys : list of keys or vectors
         weights : list of float, optional
-            One for each; the sum is divided by that of their absolute values. Default: all 1.
+            A weight for each key. The weighted sum is divided by the sum of the absolute weights.
+            Default: all 1.
         pre_normalize, post_normalize
-            Whether to scale the vectors, the mean, to unit length.
+            Whether to scale the vectors, and the mean, to unit length.
 
         Returns
         -------
         ndarray or list
-            Shape (dim,).
+            The mean, shape (dim,).
 
         Raises
         ------
         ArgumentError
-            No keys, or not as many weights as keys.
+            There are no keys, or the numbers of keys and of weights differ.
         """
         mean = self._mean(keys, weights, unit_first=pre_normalize)
         return self._given((unit(mean) if post_normalize else mean).astype(self.dtype))
 
     def _given(self, answer: Array) -> Any:
-        """Return an answer as the options want it, an array or a list."""
+        """Return a result as an array, or as a list if `use_numpy` is False."""
         return answer if self.use_numpy else answer.tolist()
 
     def _mean(
@@ -190,7 +191,7 @@ class Similarity(ABC):
         return vectors[0], vectors[1:], single
 
     def _resolve(self, items: Sequence[Item]) -> tuple[Doubles, list[bool]]:
-        """Return the vectors of items, and which items are keys; all keys share a query."""
+        """Return the vectors of items, and whether each item is a key; all keys share a query."""
         given = [as_vector(item, tuple_is_key=self._tuple_is_key) for item in items]
         keys: list[Any] = [
             item for item, vector in zip(items, given, strict=True) if vector is None

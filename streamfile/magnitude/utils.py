@@ -1,4 +1,4 @@
-"""What training on vectors needs besides them."""
+"""Utilities for training on vectors: download, batches, one-hot vectors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from streamfile.magnitude.published import download_model
 
 
 class MagnitudeUtils:
-    """Downloading, batches, and classes as numbers."""
+    """Download of models, batches, and class numbers."""
 
     __module__ = "streamfile"
 
@@ -27,24 +27,24 @@ class MagnitudeUtils:
         y: Sequence[Any],
         batch_size: int,
     ) -> Iterator[tuple[Any, Any]]:
-        """Cut inputs and outputs into batches, over and over, without end.
+        """Divide inputs and outputs into batches, repeated without end.
 
         Parameters
         ----------
         X, y : sequence or ndarray
-            Of equal length.
+            Inputs and outputs, of equal length.
         batch_size : int
-            Of each batch; the last one of a round has what is left.
+            Size of a batch; the last batch of a round may be smaller.
 
         Returns
         -------
         iterator of (X, y)
-            Slices of both, from the beginning again after the end.
+            Slices of both. After the last batch, the first one follows again.
 
         Raises
         ------
         ArgumentError
-            Different lengths, nothing at all, or a size below 1.
+            The lengths differ or are 0, or the size is below 1.
         """
         if len(X) != len(y) or not len(X) or batch_size < 1:
             raise ArgumentError(
@@ -58,16 +58,16 @@ class MagnitudeUtils:
     def class_encoding() -> tuple[
         Callable[[Hashable], int], Callable[[Hashable], int], Callable[[int], Any]
     ]:
-        """Make functions that number classes.
+        """Make functions that assign numbers to classes.
 
         Returns
         -------
         add_class : callable
-            Give a class its number, the next free one from 0 if it is new.
+            Return the number of a class; a new class gets the next free number, from 0.
         class_to_int : callable
-            Give the number of a class; KeyError if it was not added.
+            Return the number of a class; raise a KeyError if the class was not added.
         int_to_class : callable
-            Give the class of a number; IndexError if there is none.
+            Return the class of a number; raise an IndexError if no class has the number.
         """
         numbers: dict[Hashable, int] = {}
         classes: list[Hashable] = []
@@ -90,24 +90,24 @@ class MagnitudeUtils:
 
     @staticmethod
     def to_categorical(y: npt.ArrayLike, num_classes: int | None = None) -> Array:
-        """Turn numbers of classes into one-hot vectors.
+        """Convert class numbers to one-hot vectors.
 
         Parameters
         ----------
         y
-            Whole numbers from 0, of any shape; a last axis of length 1 is dropped.
+            Class numbers from 0, of any shape; of several axes, a last one of length 1 is dropped.
         num_classes
-            Default: the largest number and one.
+            Number of classes. Default: the largest class number plus 1.
 
         Returns
         -------
         ndarray
-            float32, of the shape of `y` and (num_classes,), 1 at each class, 0 elsewhere.
+            float32, shape of `y` followed by (num_classes,); 1 at each class, 0 elsewhere.
 
         Raises
         ------
         ArgumentError
-            A number below 0, or not below `num_classes`.
+            A class number is below 0, or not below `num_classes`.
         """
         numbers = np.asarray(y).astype(np.int64)
         if numbers.ndim > 1 and numbers.shape[-1] == 1:
@@ -124,17 +124,18 @@ class MagnitudeUtils:
 
     @staticmethod
     def from_categorical(c: npt.ArrayLike) -> Array:
-        """Turn one-hot vectors, or the probabilities of classes, into numbers of classes.
+        """Convert one-hot vectors, or probabilities of classes, to class numbers.
 
         Parameters
         ----------
         c
-            Of any shape with the classes last.
+            Vectors, of any shape; the last axis is that of the classes.
 
         Returns
         -------
         ndarray
-            int64, of that shape without the last axis: the place of the largest value.
+            Class numbers, int64, shape of `c` without the last axis: the positions of the largest
+            values.
         """
         numbers: Array = np.argmax(np.asarray(c), axis=-1)
         return numbers

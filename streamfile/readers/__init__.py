@@ -1,4 +1,4 @@
-"""One open file: find keys, read rows, run walks over its pages; local or on the web.
+"""Readers of a ``.magnitude`` file, local or remote: lookup of keys, rows, walks over pages.
 
-It may import fts3 and format.
+This package may import fts3, format, and `vfs`.
 """

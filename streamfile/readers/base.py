@@ -1,4 +1,4 @@
-"""What every reader of a file of vectors does: find keys, read rows, run walks over its pages."""
+"""Base class of readers of ``.magnitude`` files: lookup of keys, rows, walks over pages."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ Entries = list[tuple[bytes, int]]  # keys and row ids
 
 
 class Reader(ABC):
-    """One open file, shared between threads, usable after a fork.
+    """An open file. Threads may share it, and forked processes may use it.
 
     Parameters
     ----------
     name
-        The file's path, or its URL without secrets.
+        Path of the file, or its URL without secrets.
     budget
-        Limits on requests and bytes, and their counters; those of a local file stay zero.
+        Limits of requests and bytes, and their counters, which stay 0 for a local file.
     sql
-        SQLite's own view of the file.
+        SQL connection to the file.
 
     Attributes
     ----------
     name, budget, sql
-        As given.
+        The parameters of these names.
     stats
-        The counters of the budget.
+        Counters of the budget.
     """
 
     def __init__(self, name: str, budget: Budget, sql: SqlConnection) -> None:
@@ -48,65 +48,65 @@ class Reader(ABC):
     @property
     @abstractmethod
     def contents(self) -> Contents:
-        """What was read to open the file, of the version that answers come from so far."""
+        """Contents of the version that is read now; `current` checks that version."""
 
     @property
     def prefers_sql(self) -> bool:
-        """Whether SQLite searches n-grams faster, and can."""
+        """Whether SQLite can search n-grams in the file, and does so faster than walks."""
         return False
 
     @abstractmethod
     def current(self) -> Contents:
-        """Return the contents of the version that is there now, and read that one from here on.
+        """Return the contents of the present version, and read that version from here on.
 
-        For a remote file known from the cache, the first call asks the server.
+        If only the cache has told the version of a remote file so far, a request checks it.
         """
 
     @abstractmethod
     def find(self, keys: Sequence[str], *, case_insensitive: bool) -> dict[str, int]:
-        """Look keys up.
+        """Look up keys.
 
         Parameters
         ----------
         keys
-            Any strings, all different.
+            Strings without repeats.
         case_insensitive
-            Whether a row whose key differs in case counts, where none has the very key.
+            Whether to ignore the case of ASCII letters if no row has exactly the key.
 
         Returns
         -------
         dict
-            The row id of each key that the file has: the lowest where it has several.
+            The row id of each key that the file has, the lowest one of several matching rows.
         """
 
     @abstractmethod
     def run(self, walk: Callable[[Contents], Walk[T]]) -> T:
-        """Drive a walk over the file's pages to its end, and return its result.
+        """Run a walk over the pages of the file, and return the result of the walk.
 
         Parameters
         ----------
         walk
-            Begins the walk. It may be called twice: again where the first answer of a server
-            tells that the file has changed since it was cached.
+            Function that begins the walk. It is called again if the first response of the
+            server shows that the cached version is outdated.
         """
 
     @abstractmethod
     def kept(self, what: str) -> tuple[KeptFiles | None, bytes | None]:
-        """Return the kept files, and the name there of what is made of this version of the file.
+        """Return the kept files, and the name of a file that is derived from this version.
 
         Parameters
         ----------
         what
-            Is made.
+            Name of the derived content.
 
         Returns
         -------
         files, name
-            None where nothing can be kept, or where the server does not tell versions apart.
+            `files` is None without a disk cache, `name` if the server sends no validator.
         """
 
     def rows(self, rowids: npt.ArrayLike) -> VectorRows:
-        """Read rows by row id; those that do not exist are left out."""
+        """Read rows, by rising row id; row ids that do not exist are left out."""
         found = self.run(lambda contents: contents.table.find(rowids))
         return VectorRows(self.name, found, self.contents.format.dim)
 
@@ -116,7 +116,7 @@ class Reader(ABC):
 
 
 def encode(keys: Sequence[str]) -> list[bytes]:
-    """Encode keys as the file stores them; surrogates stand for bytes that are no UTF-8."""
+    """Encode keys in UTF-8; surrogates of malformed bytes become these bytes again."""
     try:
         return [key.encode() for key in keys]
     except UnicodeEncodeError:
@@ -137,14 +137,14 @@ def choose(
     *,
     case_insensitive: bool,
 ) -> dict[str, int]:
-    """Choose the row of each key among entries that are equal to the key under NOCASE.
+    """Choose the row of each key from the entries that equal the key under NOCASE.
 
     Parameters
     ----------
     keys, wanted
-        Each key, and its bytes.
+        Keys, and the encoded keys.
     entries
-        Of each key, by rising row id.
+        Entries of each key, by rising row id.
     case_insensitive
         See `Reader.find`.
     """

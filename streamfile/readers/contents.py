@@ -1,4 +1,4 @@
-"""What is read to open one version of a file: its schema, its facts, its b-trees."""
+"""Contents of one version of a file: its pages, its format, and its b-trees."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vfs.identity import Identity
 
 @dataclass(frozen=True)
 class Contents:
-    """What was read to open one version of a file."""
+    """Pages, format and b-trees of one version of a file."""
 
     pages: LocalPages | RemotePages
     format: Format
@@ -26,7 +26,7 @@ class Contents:
 
     @classmethod
     def of(cls, pages: LocalPages | RemotePages, version: Identity | None = None) -> Contents:
-        """Read the schema, and what the file says of itself."""
+        """Read the schema and the format table, and make the b-trees."""
         told = read_format(pages)
         table = Table(pages, told.table_root, told.size)
         index = Index(pages, told.index_root, told.size, fold=nocase)
@@ -38,7 +38,7 @@ class Contents:
 
     @property
     def trees(self) -> list[Table | Index]:
-        """All trees, in the order in which they are packed."""
+        """All b-trees, in the order in which a router packs them."""
         trees: list[Table | Index] = [self.table, self.index]
         if self.fulltext is not None:
             trees += [self.fulltext.segments, self.fulltext.blocks]

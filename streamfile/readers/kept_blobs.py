@@ -1,4 +1,4 @@
-"""Files that are stored in a ``.magnitude`` file: fetched once, decompressed, and kept."""
+"""Files that a ``.magnitude`` file stores as blobs, decompressed once into kept files."""
 
 from __future__ import annotations
 
@@ -21,34 +21,34 @@ from vfs.btree.walk import run
 from vfs.cache.unfinished_file import KeptFile, Part
 from vfs.errors import CacheSpaceError, DatabaseError
 
-STATE = 1  # version of what is saved
-SAVE_AFTER = 64 << 20  # bytes of content
+STATE = 1  # version of the saved states
+SAVE_AFTER = 64 << 20  # bytes of content between two saved states
 GROW = 16 << 20
-PIECE = 1 << 20  # bytes that are written, or read again, at once
+PIECE = 1 << 20  # bytes of one write of content, and of one read
 
 
 def keep_blob(reader: Reader, what: str) -> KeptFile:
-    """Give a file that is stored in the rows of a table, as one LZ4 frame.
+    """Return a kept file with the content of the LZ4 frame that a table's blobs contain.
 
-    It is read once, by one process while others wait for it. What breaks off goes on, at the next
-    call, near where it was. One that takes long shows its progress where standard error is a
-    terminal.
+    One process decompresses the frame into the file, and other processes wait for it. After
+    an interruption, the next call goes on from the last saved state. A long copy shows its progress
+    if standard error is a terminal.
 
     Parameters
     ----------
     reader
-        Of the file that holds it.
+        Reader of the ``.magnitude`` file.
     what
         Name of the table: ``magnitude_approx``, ``magnitude_meta_1`` or ``magnitude_meta_2``.
 
     Raises
     ------
     FormatError
-        There is no such table, or no sound LZ4 frame in it.
+        The table does not exist, or contains no sound LZ4 frame.
     vfs.BudgetError
-        The rest of it would pass a budget; nothing of it was asked for.
+        Reading the frame would exceed a budget. None of its overflow pages was requested.
     vfs.CacheSpaceError
-        There is no place to keep it.
+        There is no disk cache, the server sends no validator, or the file does not fit.
     vfs.VFSError
         See `vfs.errors`.
     """
@@ -68,7 +68,7 @@ def keep_blob(reader: Reader, what: str) -> KeptFile:
 
 
 def blob_size(reader: Reader, what: str) -> int:
-    """Tell how long a file is that `keep_blob` gives, as far as its frame's header does.
+    """Return the size of a file of `keep_blob`, as far as the header of its frame tells it.
 
     Parameters
     ----------
@@ -78,7 +78,7 @@ def blob_size(reader: Reader, what: str) -> int:
     Returns
     -------
     int
-        Bytes; where the header does not tell, those of the frame, of which it takes no less.
+        Length of the content in bytes; if the header does not tell it, length of the frame.
 
     Raises
     ------
@@ -89,7 +89,7 @@ def blob_size(reader: Reader, what: str) -> int:
 
 
 def _find(name: str, contents: Contents, what: str) -> list[Blob]:
-    """Find the blobs of a table, without reading them."""
+    """Locate the blobs of a table, without reading overflow pages."""
     if what not in contents.format.blob_roots:
         raise FormatError(
             f"{name}: has no table {what}: it was converted without; get another file, or convert "
@@ -97,12 +97,12 @@ def _find(name: str, contents: Contents, what: str) -> list[Blob]:
         )
     table = BlobTable(contents.pages, contents.format.blob_roots[what])
     blobs = run(contents.pages, table.blobs(BLOBS[what]))
-    blob_ranges(contents.pages, blobs)  # before room is made for what the file cannot hold
+    blob_ranges(contents.pages, blobs)  # raises an error if they exceed the file
     return blobs
 
 
 def _least_size(reader: Reader, what: str, blobs: Sequence[Blob]) -> int:
-    """Tell how much a frame expands to, or at least how long it is itself."""
+    """Return the content size in the header of a frame, else the length of the frame."""
     stored = sum(blob.size for blob in blobs)
     frame = FrameDecoder(f"{reader.name}: {what}", stored)
     deque(frame.decode(blobs[0].local[:LONGEST_HEADER] if blobs else b""), maxlen=0)
@@ -111,18 +111,18 @@ def _least_size(reader: Reader, what: str, blobs: Sequence[Blob]) -> int:
 
 
 class _Copy:
-    """One attempt at decompressing blobs into an unfinished file.
+    """One attempt to decompress blobs into an unfinished file.
 
     Parameters
     ----------
     reader
-        Of the file.
+        Reader of the file.
     what
         Name of the blobs' table.
     blobs
-        Found there.
+        Blobs of that table.
     part
-        Written to.
+        The unfinished file.
     """
 
     def __init__(self, reader: Reader, what: str, blobs: Sequence[Blob], part: Part) -> None:
@@ -130,11 +130,11 @@ class _Copy:
         self._pages = reader.contents.pages
         self._begins = [0, *accumulate(blob.size for blob in blobs)]
         self._frame = FrameDecoder(f"{reader.name}: {what}", self._begins[-1])
-        self._places = deque([BEGINNING])  # of what is not decoded yet
-        self._written = self._saved = 0, 0  # bytes decoded, bytes of content
+        self._places = deque([BEGINNING])  # of pieces that are not completely decoded
+        self._written = self._saved = 0, 0  # bytes of the frame, bytes of content
 
     def run(self) -> None:
-        """Fill the file.
+        """Write the whole content to the file.
 
         Raises
         ------
@@ -152,14 +152,14 @@ class _Copy:
             self._frame.finish()
             self._part.reserve(self._frame.produced)
         except (FormatError, DatabaseError, CacheSpaceError):
-            self._part.reserve(0)  # another attempt would come to the same
+            self._part.reserve(0)  # another attempt would fail in the same way
             raise
         except BaseException:
             self._save()
             raise
 
     def _resume(self) -> None:
-        """Go on where an interrupted attempt had to end."""
+        """Restore the state that an interrupted attempt saved last."""
         if not self._part.state:
             return
         version, *state = json.loads(self._part.state)
@@ -172,7 +172,7 @@ class _Copy:
         self._written = self._saved = consumed, produced
 
     def _content(self, length: int) -> Iterator[bytes]:
-        """Read what the frame's decoder has to see again of so many bytes of content."""
+        """Yield the part of the first `length` bytes of content that the decoder must get again."""
         header = self._frame.header
         at = 0 if header and header.content_checksum else max(0, length - HISTORY)
         while at < length:
@@ -189,7 +189,7 @@ class _Copy:
             for data, place in pieces:
                 if place != start:
                     self._places.append(place)
-                fresh = data[max(0, frame.consumed - end) :]  # an earlier attempt had the rest
+                fresh = data[max(0, frame.consumed - end) :]  # an earlier attempt decoded the rest
                 end += len(data)
                 self._write(frame.decode(fresh))
                 if frame.produced - self._saved[1] >= SAVE_AFTER:
@@ -197,7 +197,7 @@ class _Copy:
                 bar.update(len(fresh))
 
     def _write(self, blocks: Iterable[bytes]) -> None:
-        """Write blocks of content, in pieces of a sensible length."""
+        """Write blocks of content, joined to pieces of 1 MiB or more."""
         at, length = self._frame.produced, 0
         waiting: list[bytes] = []
         for block in blocks:
@@ -210,7 +210,7 @@ class _Copy:
         self._written = self._frame.consumed, self._frame.produced
 
     def _put(self, data: bytes, at: int) -> int:
-        """Write at a place, and say where that ended."""
+        """Write data at an offset, and return the offset behind the data."""
         end = at + len(data)
         if end > self._part.size:
             self._part.reserve(max(end, min(at + GROW, self._frame.most)))
@@ -221,7 +221,7 @@ class _Copy:
         return end
 
     def _save(self) -> None:
-        """Remember what another attempt needs to go on behind the last block written."""
+        """Save the state from which another attempt can go on behind the last written block."""
         if self._written == self._saved:
             return
         header, (consumed, produced) = self._frame.header, self._written

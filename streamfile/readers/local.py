@@ -1,4 +1,4 @@
-"""A file on this machine."""
+"""Reader of a local file."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ SELECT = "SELECT CAST(key AS BLOB), rowid FROM magnitude WHERE key IN ({})"
 
 
 class LocalReader(Reader):
-    """A file on this machine; SQLite finds its keys where it can.
+    """Reader of a local file, which looks up keys by SQL if SQLite can open the table.
 
     Parameters
     ----------
     path
-        The file.
+        Path of the file.
 
     Raises
     ------
     streamfile.errors.FormatError
-        No ``.magnitude`` file.
+        The file is no ``.magnitude`` file.
     vfs.DatabaseError
-        No SQLite database.
+        The file is no SQLite database, or a damaged one.
     """
 
     def __init__(self, path: str) -> None:
@@ -51,20 +51,20 @@ class LocalReader(Reader):
 
     @property
     def contents(self) -> Contents:
-        """What was read to open the file."""
+        """Contents of the file."""
         return self._contents
 
     @property
     def prefers_sql(self) -> bool:
-        """Whether SQLite can open the table, as no stock SQLite can if it is very wide."""
+        """Whether the table has at most 2,000 columns, the default limit of SQLite."""
         return self.contents.format.dim + 2 <= MOST_SQL_COLUMNS
 
     def current(self) -> Contents:
-        """Return what was read to open the file, which stays open."""
+        """Return the contents of the file, which are read only once."""
         return self._contents
 
     def find(self, keys: Sequence[str], *, case_insensitive: bool) -> dict[str, int]:
-        """Look keys up, as `Reader.find`."""
+        """Look up keys, see `Reader.find`."""
         wanted = encode(keys)
         if not self.prefers_sql:
             entries = self.run(lambda contents: contents.index.find(wanted))
@@ -72,7 +72,7 @@ class LocalReader(Reader):
         rows = self._select(wanted)
         if not case_insensitive:
             exact = dict(rows)
-            if len(exact) < len(rows):  # the lowest of equal keys
+            if len(exact) < len(rows):  # the lowest row id of equal keys
                 exact = dict(sorted(rows, key=itemgetter(1), reverse=True))
             return {
                 key: exact[name] for key, name in zip(keys, wanted, strict=True) if name in exact
@@ -80,22 +80,22 @@ class LocalReader(Reader):
         rows.sort(key=itemgetter(1))
         groups: dict[bytes, Entries] = {}
         for entry in rows:
-            if entry[0] is None:  # damaged: its index has a key there
+            if entry[0] is None:  # a damaged row: in the index its key is not NULL
                 continue
             groups.setdefault(nocase(entry[0]), []).append(entry)
         entries = [groups.get(nocase(name), []) for name in wanted]
         return choose(keys, wanted, entries, case_insensitive=True)
 
     def run(self, walk: Callable[[Contents], Walk[T]]) -> T:
-        """Drive a walk to its end, as `Reader.run`."""
+        """Run a walk over the pages of the file, see `Reader.run`."""
         return run(self._contents.pages, walk(self._contents))
 
     def kept(self, what: str) -> tuple[KeptFiles | None, bytes | None]:
-        """Return the place and the name of a kept file, as `Reader.kept`."""
+        """Return the kept files and the name of a derived file, see `Reader.kept`."""
         return default_kept_files(), local_name(self.name, what)
 
     def _select(self, wanted: Sequence[bytes]) -> Entries:
-        """Select the rows whose keys are equal to any of these under NOCASE."""
+        """Select the keys and row ids of rows whose keys equal a wanted key under NOCASE."""
         rows: Entries = []
         with self.sql.entered() as connection:
             for begin in range(0, len(wanted), SQL_BATCH):

@@ -1,4 +1,4 @@
-"""The LZ4 frame format, block by block, so that decoding can go on after any block.
+"""Decoder of the LZ4 frame format, block by block; decoding can go on after any block.
 
 https://github.com/lz4/lz4/blob/dev/doc/lz4_Frame_format.md
 """
@@ -14,10 +14,10 @@ from streamfile.errors import FormatError
 
 MAGIC = b"\x04\x22\x4d\x18"
 SHORTEST_HEADER, LONGEST_HEADER = 7, 19
-HISTORY = 64 << 10  # bytes that a linked block can refer back to
-HIGHEST_RATIO = 255  # of what an LZ4 sequence can expand to
+HISTORY = 64 << 10  # bytes of earlier content that a linked block can refer to
+HIGHEST_RATIO = 255  # greatest ratio of content to compressed bytes
 USUAL_RATIO, SLACK = 32, 1 << 20
-RAW = 1 << 31  # the bit of a block's size that says that it is not compressed
+RAW = 1 << 31  # bit of a block's size that marks an uncompressed block
 
 VERSION, VERSION_MASK = 0b01000000, 0b11000000
 INDEPENDENT, BLOCK_CHECKSUM, CONTENT_SIZE, CONTENT_CHECKSUM = 0b100000, 0b10000, 0b1000, 0b100
@@ -26,20 +26,20 @@ DICTIONARY, RESERVED_FLAGS, RESERVED_SIZES = 0b1, 0b10, 0b10001111
 
 @dataclass(frozen=True)
 class Header:
-    """What a frame says of itself.
+    """Header of a frame.
 
     Attributes
     ----------
     data
-        Its bytes.
+        Bytes of the header.
     linked
-        Whether blocks refer to the ones before.
+        Whether blocks can refer to the content of earlier blocks.
     block_checksum, content_checksum
-        Whether there are such.
+        Whether a checksum follows each block, and the content.
     content_size
-        Bytes of the whole content, None if the frame does not tell.
+        Length of the whole content in bytes, None if the header does not tell it.
     most_block
-        Most bytes of a block's content.
+        Greatest length of a block's content in bytes.
     """
 
     data: bytes
@@ -51,26 +51,26 @@ class Header:
 
 
 class FrameDecoder:
-    """Decodes one frame from pieces of any length.
+    """Decoder of one frame, from pieces of any length.
 
     Parameters
     ----------
     name
-        Of the source, for messages.
+        Name of the source, for error messages.
     stored
-        Bytes of the whole frame, which limit what it may expand to: to the content size that it
-        tells, else to 32 times as much and 1 MiB.
+        Length of the whole frame in bytes, which limits the content: to 32 times this length and
+        1 MiB. A content size in the header replaces this limit, up to 255 times this length.
 
     Attributes
     ----------
     header
-        None until its bytes have come.
+        Header of the frame, None until it is complete.
     consumed, produced
-        Bytes of the frame up to the end of the last decoded block, and of the content so far.
+        Number of bytes of the frame up to the end of the last decoded block, and of the content.
     most
-        Bytes of content above which it is refused.
+        Greatest permitted length of the content in bytes.
     ended
-        Whether all is decoded.
+        Whether the end of the frame was read.
     """
 
     def __init__(self, name: str, stored: int) -> None:
@@ -85,22 +85,22 @@ class FrameDecoder:
         self._digest = xxhash.xxh32()
 
     def decode(self, data: bytes | memoryview) -> Iterator[bytes]:
-        """Take the next bytes of the frame.
+        """Yield the content of the blocks that the next bytes of the frame complete.
 
         Parameters
         ----------
         data
-            Any number of bytes.
+            Next bytes of the frame, any number.
 
         Yields
         ------
         bytes
-            The content of each block that is complete now; to be exhausted before the next call.
+            Content of each block. The iterator must be exhausted before the next call.
 
         Raises
         ------
         FormatError
-            No frame, a damaged one, one that expands beyond what is plausible, or bytes behind it.
+            The data is no LZ4 frame, is damaged, expands too much, or goes on behind the frame.
         """
         self._waiting += data
         if self.header is None:
@@ -130,14 +130,14 @@ class FrameDecoder:
             raise self._damaged("further bytes behind the end of its LZ4 frame")
 
     def restore(self, consumed: int, produced: int, content: Iterable[bytes]) -> None:
-        """Go on behind a block, in a decoder that has read the header only.
+        """Restore the state behind a block, in a decoder that has read only the header.
 
         Parameters
         ----------
         consumed, produced
-            As they were.
+            Values of these attributes behind that block.
         content
-            What was produced, in pieces: all of it where `header` tells of a content checksum,
+            Content up to that block, in pieces: all of it if the frame has a content checksum,
             else at least its last 64 KiB.
         """
         assert self.header is not None
@@ -146,12 +146,12 @@ class FrameDecoder:
         self.consumed, self.produced = consumed, produced
 
     def finish(self) -> None:
-        """Make sure that the frame was complete.
+        """Raise an error if the frame is not complete.
 
         Raises
         ------
         FormatError
-            It was not.
+            The end of the frame is missing.
         """
         if not self.ended:
             raise self._damaged(
@@ -194,7 +194,7 @@ class FrameDecoder:
         )
 
     def _block(self, header: Header, block: bytes, length: int, word: int) -> bytes:
-        """Decode one block, which its checksum may follow."""
+        """Decode one block of `length` bytes, and check the checksum that may follow it."""
         stored = block[:length]
         if header.block_checksum:
             self._check(stored, block[length:], f"block at byte {self.consumed:,}")
@@ -221,7 +221,7 @@ class FrameDecoder:
         return content
 
     def _learn(self, header: Header, content: bytes) -> None:
-        """Take note of content."""
+        """Add content to the length, to the checksum, and to the history for linked blocks."""
         self.produced += len(content)
         if header.content_checksum:
             self._digest.update(content)
@@ -231,7 +231,7 @@ class FrameDecoder:
             self._history = memoryview(content)[-HISTORY:]
 
     def _end(self, header: Header) -> bool:
-        """Read what ends the frame, and say whether it was all there."""
+        """Read and check the end of the frame, and tell whether the end is complete."""
         length = 8 if header.content_checksum else 4
         if len(self._waiting) < length:
             return False
@@ -244,7 +244,7 @@ class FrameDecoder:
             told = bytes(self._waiting[4:8])
             if self._digest.intdigest().to_bytes(4, "little") != told:
                 raise self._damaged("an LZ4 frame whose content has a wrong checksum")
-        del self._waiting[:length]  # still to come for whoever goes on behind the last block
+        del self._waiting[:length]  # not consumed: a restored decoder reads it again
         self.ended = True
         return True
 

@@ -1,4 +1,4 @@
-"""A path or a URL to the reader of what is there."""
+"""Opening of a file by path or URL."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from vfs.identity import is_url
 
 
 def open_reader(source: str | os.PathLike[str], **options: Any) -> Reader:
-    """Open a ``.magnitude`` file, on this machine or on a web server.
+    """Open a ``.magnitude`` file, local or on a web server.
 
     Parameters
     ----------
     source
-        A path or a URL.
+        Path or URL of the file.
     **options
-        For a URL: ``route``, see `RemoteReader`, and those of `vfs.open`.
+        Options for a URL: ``route``, see `RemoteReader`, and the options of `vfs.open`.
 
     Raises
     ------
     PathError
-        There is no such file.
+        The local file does not exist.
     FormatError, vfs.VFSError
-        It is no ``.magnitude`` file, is damaged, or cannot be reached.
+        The file is no ``.magnitude`` file, is damaged, or cannot be reached.
     """
     name = os.fspath(source)
     if is_url(name):

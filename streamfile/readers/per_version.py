@@ -1,4 +1,4 @@
-"""What is made of one version of a file: once, and anew when the file is another."""
+"""Values that are derived from one version of a file, and made again for another version."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ T = TypeVar("T")
 
 
 class PerVersion(Generic[T]):
-    """A value of one version of a file, made by one thread while others wait for it.
+    """A value derived from one version of a file; one thread makes it while others wait.
 
     Parameters
     ----------
     reader
-        Of the file.
+        Reader of the file.
 
     Attributes
     ----------
     lock
-        Held while a value is made.
+        Lock that `get_or_make` holds while it makes a value.
     """
 
     def __init__(self, reader: Reader) -> None:
@@ -32,7 +32,7 @@ class PerVersion(Generic[T]):
         self.lock = ForkLock()
 
     def get(self) -> T | None:
-        """Return the value if there is one of the version that the file has now."""
+        """Return the value if it is of the present version of the file, else None."""
         made = self._made
         return made[1] if made is not None and made[0] is self._reader.current() else None
 
@@ -42,14 +42,14 @@ class PerVersion(Generic[T]):
         Parameters
         ----------
         contents
-            Of the version that the value was made of.
+            Contents of the version that the value is derived from.
         value
-            Of that version.
+            The new value.
         """
         self._made = contents, value
 
     def get_or_make(self, make: Callable[[Contents], T]) -> T:
-        """Return the value of the version that the file has now, made unless it is there."""
+        """Return the value of the present version of the file; make it if it does not exist."""
         with self.lock:
             value = self.get()
             if value is None:
@@ -59,6 +59,6 @@ class PerVersion(Generic[T]):
             return value
 
     def take(self) -> T | None:
-        """Forget the value, and return it, of whichever version it was."""
+        """Remove and return the value, whichever version it is of."""
         made, self._made = self._made, None
         return None if made is None else made[1]

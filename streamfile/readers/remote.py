@@ -1,4 +1,4 @@
-"""A file on a web server: its b-trees are walked, all keys together."""
+"""Reader of a file on a web server, by walks over its b-trees."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from functools import partial
 from typing import Any, TypeVar
 
 from streamfile.errors import FormatError
@@ -29,29 +30,30 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-MOST_PAGES = 16  # of the table of routers, whose rows overflow them
+MOST_PAGES = 16  # of the table ``magnitude_router``, without overflow pages
 ROUTER = "router.v2"
 
 
 class RemoteReader(Reader):
-    """A file on a web server: walks its b-trees, all keys together.
+    """Reader of a file on a web server, whose walks look up all keys of a call together.
 
-    What is learned of the trees' interior pages is kept in the cache, so that a later process
-    knows the way to every leaf it asks for.
+    The cache keeps the interior pages of the b-trees, so that a later process needs no requests
+    for them.
 
     Parameters
     ----------
     url
-        An http or https address.
+        An http or https URL.
     route
-        Path or URL of the file's sidecar, True to look for it beside the file.
+        Path or URL of the file's sidecar, True to look for it at the URL and ``.route``, False
+        for none.
     **options
         See `vfs.open`.
 
     Raises
     ------
     streamfile.errors.FormatError
-        No ``.magnitude`` file.
+        The file is no ``.magnitude`` file.
     vfs.VFSError
         The file cannot be reached, or is no SQLite database.
     """
@@ -60,11 +62,8 @@ class RemoteReader(Reader):
         self, url: str, *, route: str | os.PathLike[str] | bool = False, **options: Any
     ) -> None:
         self.file = open_file(url, **options)
-        super().__init__(
-            self.file.name,
-            self.file.budget,
-            SqlConnection(self.file.name, lambda: connect_to(self.file)),
-        )
+        sql = SqlConnection(self.file.name, partial(connect_to, self.file))
+        super().__init__(self.file.name, self.file.budget, sql)
         self._given = route, options
         self._lock = ForkLock()
         try:
@@ -75,23 +74,23 @@ class RemoteReader(Reader):
 
     @property
     def contents(self) -> Contents:
-        """What was read to open the file, of the version that the cache or the server has."""
+        """Contents of the version that the cache or the server told last."""
         return self._contents
 
     def current(self) -> Contents:
-        """Return the contents of the version that the server has, as `Reader.current`."""
+        """Return the contents of the version that the server has, see `Reader.current`."""
         if self.file.validate() != self._contents.version:
             self._open()
         return self._contents
 
     def find(self, keys: Sequence[str], *, case_insensitive: bool) -> dict[str, int]:
-        """Look keys up, as `Reader.find`."""
+        """Look up keys, see `Reader.find`."""
         wanted = encode(keys)
         entries = self.run(lambda contents: contents.index.find(wanted))
         return choose(keys, wanted, entries, case_insensitive=case_insensitive)
 
     def run(self, walk: Callable[[Contents], Walk[T]]) -> T:
-        """Drive a walk to its end, as `Reader.run`."""
+        """Run a walk over the pages of the file, see `Reader.run`."""
         contents = self._contents
         try:
             result = run(contents.pages, walk(contents), trees=contents.trees)
@@ -106,23 +105,23 @@ class RemoteReader(Reader):
         return result
 
     def kept(self, what: str) -> tuple[KeptFiles | None, bytes | None]:
-        """Return the place and the name of a kept file, as `Reader.kept`."""
+        """Return the kept files and the name of a derived file, see `Reader.kept`."""
         return self.file.kept_files, self.file.kept_name(what)
 
     def close(self) -> None:
-        """Keep what was learned, and close the file."""
+        """Save the interior pages in the cache, and close the file."""
         super().close()
         self._save()
         self.file.close()
 
     def _open(self) -> None:
-        """Read what is needed to open the file, in the version that the cache or server has."""
+        """Load the contents of the assumed version, or if that fails, of the server's version."""
         with self._lock:
             assumed = self.file.assumed
             try:
                 self._load(assumed)
             except (FileChangedError, DatabaseError, FormatError):
-                # That may be true only of what the cache remembers.
+                # The error may concern only the version that the cache remembers.
                 version = self.file.identity
                 if version == assumed:
                     raise
@@ -146,7 +145,7 @@ class RemoteReader(Reader):
         self._saved = 0 if record is None else self._known()
 
     def _route(self, version: Identity) -> Route | None:
-        """Read the sidecar, if it is of this version of the file."""
+        """Read the sidecar, and return it if it belongs to this version of the file."""
         given, options = self._given
         if not given:
             return None
@@ -164,7 +163,7 @@ class RemoteReader(Reader):
         return None
 
     def _shipped(self, contents: Contents) -> bytes | None:
-        """Read the router that a file laid out for streaming has."""
+        """Read the router, and the full-text nodes, of a file that is laid out for streaming."""
         if not contents.format.router_root:
             return None
         table = Table(contents.pages, contents.format.router_root)

@@ -1,4 +1,4 @@
-"""Sidecars: what a layout for streaming has at its front, for files that do not have it."""
+"""Sidecars: first pages, router and full-text nodes for a file without a streaming layout."""
 
 from __future__ import annotations
 
@@ -22,25 +22,26 @@ from vfs.stats import Counters, Stats
 MAGIC = b"streamfile route 1\n"
 SUFFIX = ".route"
 FACTS, PAGES, ROUTER, NODES = range(1, 5)
-HEAD = 64 << 10  # bytes that are compared by their digest
+HEAD = 64 << 10  # bytes of the beginning that the digest covers
 MOST_SIZE = 64 << 20
 
 
 @dataclass(frozen=True)
 class Route:
-    """What a sidecar holds.
+    """Contents of a sidecar.
 
     Attributes
     ----------
     size, etag, digest
-        Of the file that it belongs to: bytes, strong ETag if it had one, SHA-256 of the first
-        64 KiB. SQLite counts all changes of a file in there.
+        Length of the described file in bytes, its strong ETag or None, and the SHA-256 digest of
+        its first 64 KiB. These bytes include SQLite's file change counter (file format, section
+        1.3.7).
     pages
-        That are read to open the file, by number.
+        Pages that are read to open the file, by number.
     router
-        See `vfs.pack`.
+        Interior pages of the b-trees, see `vfs.router.router.pack`.
     nodes
-        Interior nodes of the full-text index, by block.
+        Interior nodes of the full-text index, by block number.
     """
 
     size: int
@@ -52,12 +53,12 @@ class Route:
 
     @classmethod
     def parse(cls, name: str, data: bytes) -> Route:
-        """Read a sidecar.
+        """Parse a sidecar.
 
         Raises
         ------
         FormatError
-            It is none, or damaged.
+            The data is no sidecar, or a damaged one.
         """
         parts = unpack_blocks(data[len(MAGIC) :]) if data.startswith(MAGIC) else {}
         try:
@@ -72,7 +73,7 @@ class Route:
             ) from None
 
     def pack(self) -> bytes:
-        """Give the sidecar's bytes."""
+        """Return the sidecar as bytes."""
         facts = {"size": self.size, "etag": self.etag, "digest": self.digest}
         return MAGIC + pack_blocks(
             {
@@ -84,7 +85,7 @@ class Route:
         )
 
     def belongs_to(self, identity: Identity, file: RemoteFile) -> bool:
-        """Tell whether it was made of this very file."""
+        """Tell whether the sidecar was made from this version of the file."""
         if self.size != identity.size:
             return False
         if self.etag is not None and identity.etag is not None:
@@ -95,25 +96,26 @@ class Route:
 def find_routes(
     given: str | os.PathLike[str] | bool, url: str, options: Mapping[str, Any], stats: Stats
 ) -> Generator[Route, None, None]:
-    """Read the sidecar of a file on the web: the one in the cache, then a newer one.
+    """Yield the sidecars of a remote file: the cached version, then a newer one if it exists.
 
     Parameters
     ----------
     given
-        Path or URL of the sidecar; True to look for it beside the file.
+        Path or URL of the sidecar, True for the URL of the file and ``.route``.
     url, options
-        Of the file, see `vfs.open`.
+        URL of the file, and options of `vfs.open`.
     stats
-        Of the file, which what it takes is added to.
+        Counters of the file, to which the counts of the sidecar are added.
 
     Raises
     ------
     FormatError
-        It is no sidecar, or damaged.
+        The data is no sidecar, or a damaged one.
     PathError
-        There is no such file.
+        The sidecar's path does not exist.
     vfs.VFSError
-        It cannot be reached.
+        The sidecar cannot be reached. If `given` is True, a missing sidecar is no
+        error.
     """
     beside = urlsplit(url)._replace(path=f"{urlsplit(url).path}{SUFFIX}").geturl()
     name = beside if isinstance(given, bool) else os.fspath(given)
@@ -159,5 +161,5 @@ def _check_size(name: str, size: int) -> None:
 
 
 def digest(head: bytes) -> str:
-    """Digest a file's first bytes."""
+    """Compute the SHA-256 digest of a file's first bytes, in hexadecimal."""
     return hashlib.sha256(head).hexdigest()

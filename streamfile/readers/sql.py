@@ -1,4 +1,4 @@
-"""SQLite's own view of a file, for what only SQL can answer."""
+"""SQL connection to a file, for queries that SQLite itself must answer."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ from vfs.forks import ForkLock, native, renew_in_children
 
 
 class SqlConnection:
-    """A connection to one file, opened with the first statement, which runs one at a time.
+    """An SQL connection to one file, opened with the first statement.
 
-    A statement in one file never waits for a statement in another. SQLite has locks of its own,
-    so a fork waits for statements, but not for the network that a statement may wait for.
+    Statements on one file run one at a time; a statement never waits for a statement on another
+    file. SQLite has locks of its own. A fork therefore waits for statements, but not while a
+    statement waits for the network.
 
     Parameters
     ----------
     name
-        The file's, for messages.
+        Name of the file, for error messages.
     connect
-        Opens the connection.
+        Function that opens the connection.
     """
 
     def __init__(self, name: str, connect: Callable[[], apsw.Connection]) -> None:
@@ -34,12 +35,12 @@ class SqlConnection:
         renew_in_children(self)
 
     def execute(self, sql: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
-        """Run a statement.
+        """Run a statement, and return its rows.
 
         Returns
         -------
         list of tuple
-            All rows of its answer.
+            All rows of the result.
 
         Raises
         ------
@@ -51,7 +52,7 @@ class SqlConnection:
 
     @contextlib.contextmanager
     def entered(self) -> Iterator[apsw.Connection]:
-        """Hold the connection alone, for several statements.
+        """Hold the connection exclusively during a ``with`` block of several statements.
 
         Raises
         ------
@@ -74,5 +75,5 @@ class SqlConnection:
                 self._connection = None
 
     def renew(self) -> None:
-        """Leave the connection to the parent process."""
+        """Drop the connection, which belongs to the parent process."""
         self._connection = None

@@ -1,4 +1,4 @@
-"""The nearest rows of a file by the index of approximate neighbours that it may hold."""
+"""Search for the nearest rows of a file in its index of approximate neighbours."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ MOST_SEARCHED = 2**31 - 1
 
 @dataclass(frozen=True)
 class Opened:
-    """The index of one version of a file.
+    """The index of approximate neighbours of one version of a file.
 
     Attributes
     ----------
     format
-        What that version of the file says of itself.
+        Format of that version.
     index
-        To be searched.
+        The index.
     kept
-        The file that the index is in, which stays while this object does.
+        Kept file of the index, not evicted while this object exists.
     """
 
     format: Format
@@ -40,12 +40,12 @@ class Opened:
 
 
 class Approximate:
-    """Searches the index of a file, which is fetched and opened when it is first needed.
+    """Search in the index of a file; the first search fetches and opens the index.
 
     Parameters
     ----------
     matrix
-        Of the file.
+        Matrix of the file.
     """
 
     def __init__(self, matrix: Matrix) -> None:
@@ -53,12 +53,12 @@ class Approximate:
         self._opened: PerVersion[Opened] = PerVersion(matrix.reader)
 
     def check(self) -> None:
-        """Tell at once where there is no index.
+        """Raise an error if the file has no index.
 
         Raises
         ------
         NoIndexError
-            The file has none.
+            The file has no index.
         """
         reader = self._matrix.reader
         if not reader.current().format.approx:
@@ -77,25 +77,25 @@ class Approximate:
         excluded: Collection[str],
         fold: Callable[[str], str],
     ) -> list[tuple[str, float]]:
-        """Rank rows by the cosine.
+        """Rank the rows that the index finds by their cosines with a vector.
 
         Parameters
         ----------
         target
-            Of unit length, shape (dim,).
+            Vector of unit length, shape (dim,) or longer by the placeholders.
         topn
-            How many answers, None for all that are found.
+            Greatest number of results, None for all that the index finds.
         effort
-            Share of the usual candidates to look at, from 0 to 1.
+            Share of the usual number of candidates, from 0 to 1.
         excluded
-            Folded keys that are no answers.
+            Folded keys that are left out.
         fold
-            Keys that it makes the same are one key.
+            Function that folds keys. Of rows with equal folded keys, only the best is a result.
 
         Returns
         -------
         list of (key, cosine)
-            The best first, and of equals the first in the file.
+            Results by falling cosine; rows with equal cosines in the order of the file.
         """
         if topn == 0:
             return []
@@ -106,7 +106,7 @@ class Approximate:
         rows, distances = opened.index.search(
             target[: told.dim], min(n, MOST_SEARCHED), min(search_k, MOST_SEARCHED)
         )
-        # Of a vector with features behind it, the file's part is shorter.
+        # Without the placeholders, the length of a vector may be below 1.
         length = float(np.linalg.norm(target[: told.dim]))
         cosines = (length * (1 - distances.astype(np.float64) ** 2 / 2)).tolist()
         order = np.argsort(rows)
@@ -121,7 +121,7 @@ class Approximate:
         return list(found.values())[:topn]
 
     def close(self) -> None:
-        """Let go of the index."""
+        """Release the index."""
         self._opened.take()
 
     def _open(self, contents: Contents) -> Opened:

@@ -1,4 +1,4 @@
-"""The vectors of a whole file for products: kept where they fit, else read every time."""
+"""Matrix of a file's vectors for cosines: kept if it fits, else read again for each call."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from vfs.cache.unfinished_file import KeptFile
 from vfs.errors import CacheDirectoryError, CacheSpaceError
 
 NAME = "matrix.v1"
-LEAST_FILE = 8 << 20  # bytes
-MOST_IN_MEMORY = 256 << 20  # bytes
-PART = 2000  # rows
+LEAST_FILE = 8 << 20  # bytes of vectors, below which no file is made
+MOST_IN_MEMORY = 256 << 20  # bytes of vectors and keys
+PART = 2000  # rows that are read in one step
 
 
 @dataclass(frozen=True)
 class Kept:
-    """Rows that need not be read again.
+    """Rows that are kept for later calls.
 
     Attributes
     ----------
     stored
         The rows.
     file
-        What keeps them from being evicted; None for those in memory.
+        File of the rows, not evicted while this object exists; None for rows in memory.
     """
 
     stored: Stored
@@ -42,16 +42,16 @@ class Kept:
 
 
 class Matrix:
-    """The cosines of all rows of a file with some vectors.
+    """Matrix of the rows of a file, for cosines with given vectors.
 
-    Rows are kept after the first time: in memory if they are few, else as a file in the cache
-    directory, which other processes use too. Where that is not possible, they are kept in memory
-    if they are at most 256 MiB.
+    The first use reads the rows and keeps them. Less than 8 MiB of vectors are kept in memory, more
+    vectors in a file of the cache directory, which other processes use too. If the file cannot be
+    made, at most 256 MiB are kept in memory.
 
     Parameters
     ----------
     reader
-        Of the file.
+        Reader of the file.
     """
 
     def __init__(self, reader: Reader) -> None:
@@ -59,30 +59,30 @@ class Matrix:
         self._kept: PerVersion[Kept] = PerVersion(reader)
 
     def check_cost(self, count: int) -> None:
-        """Hold the cost of reading so many rows against the budgets.
+        """Check the cost of reading the first `count` rows, 0 for kept rows, against the budgets.
 
         Raises
         ------
         vfs.BudgetError
-            They would be passed. No row was asked for.
+            A budget would be exceeded. No row was requested.
         """
         if count and self._find(count) is None:
             plan_scan(self.reader, count)
 
     def cosines(self, vectors: Array, count: int) -> Floats:
-        """Compute cosines with the first rows.
+        """Compute the cosines of vectors with the first rows.
 
         Parameters
         ----------
         vectors
-            Of unit length, shape (m, dim).
+            Vectors of unit length, shape (m, dim).
         count
-            How many rows.
+            Number of rows.
 
         Returns
         -------
         ndarray
-            float32, shape (m, count); 0 where a row has no direction.
+            Cosines, float32, shape (m, count); 0 for a row of length 0.
         """
         columns = np.ascontiguousarray(vectors, np.float32)
         answer = np.empty((len(columns), count), np.float32)
@@ -105,22 +105,22 @@ class Matrix:
         return answer
 
     def pick(self, places: Ints, count: int) -> Iterator[tuple[list[str], Floats]]:
-        """Read the keys and vectors of some of the first rows: what is kept, few or many.
+        """Yield the keys and vectors of some of the first rows, kept or read for this call.
 
         Parameters
         ----------
         places
-            Rising.
+            Positions of the rows, rising, int64, shape (n,).
         count
-            How many rows they were picked from.
+            Number of first rows from which the positions were chosen.
 
         Yields
         ------
         keys, vectors
-            Of all places, in their order, in one part or several.
+            Keys, and vectors of unit length, of consecutive parts of `places`.
         """
         kept = self._here(count)
-        if kept is None and len(places) > max(PART, count // 50):  # all rows in a row cost less
+        if kept is None and len(places) > max(PART, count // 50):  # a scan costs less
 
             def choose(block: Block) -> tuple[list[str], Floats]:
                 end = block.first + len(block.vectors)
@@ -140,19 +140,19 @@ class Matrix:
             yield rows.keys(), rows.vectors(self.reader.contents.format.precision, normalized=True)
 
     def close(self) -> None:
-        """Wait until a file that was made has its name, and let go of the rows."""
+        """Wait until a new file of rows has its final name, and release the rows."""
         kept = self._kept.take()
         if kept is not None and isinstance(kept.file, InFile):
             kept.file.wait()
 
     def _keep(self, count: int) -> Stored | None:
-        """Read rows to keep them, unless they are here already or too many."""
+        """Return kept rows, which are read if necessary; None if they are too many to keep."""
         with self._kept.lock:
             if (kept := self._find(count)) is not None:
                 return kept.stored
             contents = self.reader.current()
             dim = contents.format.dim
-            self._kept.take()  # before there are two
+            self._kept.take()  # before memory for the new rows is allocated
             target = self._target(count, dim)
             if isinstance(target, InFile) and not target.wanted:
                 target.wait()  # another process made it meanwhile
@@ -195,7 +195,7 @@ class Matrix:
         return self.reader.kept(f"{NAME} {count}")
 
     def _find(self, count: int) -> Kept | None:
-        """Find rows that were kept by this object, or as a file."""
+        """Find at least `count` rows that this object or a kept file has."""
         kept, contents = self._here(count), self.reader.current()
         told = contents.format
         if kept is not None or 4 * count * told.dim < LEAST_FILE:
@@ -210,12 +210,12 @@ class Matrix:
                 kept = Kept(stored, file)
                 self._kept.set(contents, kept)
                 return kept
-            with suppress(OSError):  # damaged: it is to be made again
+            with suppress(OSError):  # damaged: it must be made again
                 file.path.unlink()
         return None
 
     def _here(self, count: int) -> Kept | None:
-        """Return rows of this object, if they are enough and of the right version."""
+        """Return this object's rows if they are at least `count`, and of the present version."""
         kept = self._kept.get()
         return kept if kept is not None and len(kept.stored.lengths) >= count else None
 

@@ -73,7 +73,7 @@ def _of(current: Contents, size: int, etag: str | None, head: bytes) -> Route:
 
 
 class _Recorder:
-    """A `vfs.Pages` that keeps the pages it has read."""
+    """A `Pages` that keeps the pages it has read."""
 
     def __init__(self, pages: Pages) -> None:
         self.name, self.layout = pages.name, pages.layout
@@ -83,15 +83,15 @@ class _Recorder:
     def read(
         self, numbers: Iterable[int], *, spare: Sequence[int] = (), opening: bool = False
     ) -> dict[int, Any]:
-        """Read pages and keep them, see `vfs.Pages.read`."""
+        """Read pages and keep them, see `Pages.read`."""
         found = self._pages.read(numbers, spare=spare, opening=opening)
         self.seen |= {number: bytes(page) for number, page in found.items()}
         return found
 
     def cached(self, number: int) -> Any:
-        """Return a page if it needs no wave, see `vfs.Pages.cached`."""
+        """Return a page if it needs no wave, see `Pages.cached`."""
         return self._pages.cached(number)
 
     def block(self, numbers: Any) -> Any:
-        """Read pages for vectorised decoding, see `vfs.Pages.block`."""
+        """Read pages for vectorised decoding, see `Pages.block`."""
         return self._pages.block(numbers)

@@ -6,6 +6,7 @@ import tracemalloc
 from contextlib import closing
 from itertools import pairwise
 
+import apsw
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -115,7 +116,6 @@ def test_reads_what_sqlite_stored(
 
 @pytest.mark.parametrize("reserved", [0, 32])
 def test_reads_pages_with_reserved_bytes(tmp_path, reserved):
-    apsw = pytest.importorskip("apsw")
     path = tmp_path / "f.db"
     rows = rows_of(100_000, 5000)
     connection = apsw.Connection(str(path))

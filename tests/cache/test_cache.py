@@ -15,6 +15,7 @@ from cached_blocks import SEED, blocks, content
 from children import fork_succeeds
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from needed import small_disk
 
 import vfs
 from vfs.cache import directory, disk
@@ -459,10 +460,7 @@ def test_a_disk_that_fails_under_a_read_leaves_memory(tmp_path, monkeypatch, cap
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small file system")
 def test_a_really_full_file_system(tmp_path, caplog):
-    mount = ["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", str(tmp_path)]
-    if subprocess.run(mount, stderr=subprocess.DEVNULL).returncode:
-        pytest.skip("mounting is not allowed here")
-    try:
+    with small_disk(tmp_path, "600k"):
         cache = BlockCache(disk_options(tmp_path, sets=20))
         numbered = {number: bytes([number]) * BLOCK for number in range(250)}
         for number, data in numbered.items():
@@ -470,8 +468,6 @@ def test_a_really_full_file_system(tmp_path, caplog):
         assert "memory only" in caplog.text
         assert cache.get(SEED, range(250), on_disk=True) == numbered
         cache.close()
-    finally:
-        subprocess.run(["umount", str(tmp_path)], check=True)
 
 
 @pytest.mark.parametrize("length", [0, 1, BLOCK - 24, BLOCK - 23, BLOCK, 5 * BLOCK + 7, 60_000])

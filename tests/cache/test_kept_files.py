@@ -15,6 +15,7 @@ import platformdirs
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from needed import small_disk
 
 import vfs
 from streamfile.web.range_server import RangeServer
@@ -22,9 +23,9 @@ from vfs.cache import directory, disk
 from vfs.cache.blocks import BlockCache
 from vfs.cache.directory import default_kept_files
 from vfs.cache.disk import BLOCK, SET, DiskStore
-from vfs.cache.kept_files import STATES, KeptFiles
+from vfs.cache.kept_files import STATES, KeptFiles, cap_for
 from vfs.identity import local_name
-from vfs.options import Options
+from vfs.options import MIB, Options
 
 pytestmark = pytest.mark.skipif(not disk.SUPPORTED, reason="no file locks")
 
@@ -87,9 +88,10 @@ def total(directory):
 
 def start(code, *arguments):
     """Run Python with this module's names."""
-    code = f"import sys; sys.path.insert(0, {str(HERE)!r}); from test_kept_files import *\n{code}"
+    places = [str(HERE), str(HERE.parent / "support")]
+    names = f"import sys; sys.path[:0] = {places!r}; from test_kept_files import *\n"
     return subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, arguments)],
+        [sys.executable, "-c", names + code, *map(str, arguments)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -515,16 +517,11 @@ def test_a_file_larger_than_the_system_allows(tmp_path):
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small file system")
 def test_a_really_full_file_system_is_noticed_at_the_reservation(tmp_path):
-    mount = ["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", str(tmp_path)]
-    if subprocess.run(mount, stderr=subprocess.DEVNULL).returncode:
-        pytest.skip("mounting is not allowed here")
-    try:
+    with small_disk(tmp_path, "600k"):
         with pytest.raises(vfs.CacheSpaceError, match="No space left"):
             KeptFiles(tmp_path, CAP).make(name(1), 700_000, never)
         assert names(tmp_path) == set()
         keep(KeptFiles(tmp_path, CAP), 2, 300_000)
-    finally:
-        subprocess.run(["umount", str(tmp_path)], check=True)
 
 
 # Beside the block store.
@@ -864,3 +861,14 @@ def test_a_remote_files_name_changes_with_its_version(tmp_path):
             assert remote.kept_name("matrix") != first
         with vfs.open(f"{server.url}a", cache_size=0) as remote:
             assert remote.kept_files is None
+
+
+@pytest.mark.parametrize("size", [1, 300_000, 8 * MIB, 66 * MIB, 150 * MIB, 400 * MIB])
+def test_files_fit_under_the_cap_that_is_told_for_them(tmp_path, size):
+    cap = cap_for(size)
+    assert cap < size + 6 * MIB
+    files = KeptFiles(tmp_path, cap)
+    with files.growing(tmp_path / "none", size // 2):
+        pass
+    with files.growing(tmp_path / "none", size):
+        pass

@@ -7,13 +7,14 @@ import sys
 import elmo_files as ef
 import h5py
 import magnitude_files as mf
+import needed
 import pytest
 from sentences import DIM, KEYS, SENTENCE
 
 from streamfile import Magnitude
 from streamfile.errors import ArgumentError, FormatError
 
-pytest.importorskip("torch")
+needed.module("torch")
 
 pytestmark = pytest.mark.usefixtures("cache")
 UNUSABLE = r"-\d+: its ELMo model cannot be used; get the file again"

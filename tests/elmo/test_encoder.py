@@ -13,8 +13,10 @@ import zipfile
 from pathlib import Path
 
 import allennlp_stubs
+import building
 import elmo_files
 import h5py
+import needed
 import numpy as np
 import pytest
 import torch
@@ -34,7 +36,7 @@ from streamfile.elmo import (
 )
 
 ROOT = Path(__file__).parents[2]
-KEPT = Path(tempfile.gettempdir()) / "streamfile-tests"
+KEPT = Path(tempfile.gettempdir()) / f"streamfile-tests-{os.getuid()}"
 NEAR = 1e-5
 LSTM = "RNN_1/RNN/MultiRNNCell/Cell1/LSTMCell"
 
@@ -202,31 +204,19 @@ def test_any_model_gives_the_numbers_of_a_plain_one(options, sentences):
     assert furthest(found, expected) <= NEAR
 
 
-def fetch(function, *arguments):
-    try:
-        return function(*arguments)
-    except subprocess.SubprocessError as failure:
-        return pytest.skip(f"AllenNLP's wheel cannot be fetched: {failure}")
-
-
 def download(folder):
-    found = list(folder.glob("allennlp-0.9.0-*.whl"))
-    if not found:
-        with tempfile.TemporaryDirectory(dir=folder) as part:
-            command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", part]
-            subprocess.run([*command, "allennlp==0.9.0"], check=True, timeout=120)
-            for wheel in Path(part).iterdir():
-                wheel.replace(folder / wheel.name)
-    return next(folder.glob("allennlp-0.9.0-*.whl"))
+    pip = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d"]
+    building.run([*pip, folder, "allennlp==0.9.0"])
+    return next(folder.glob("*.whl"))
 
 
 @pytest.fixture(scope="session")
 def fixture(tmp_path_factory):
     """The folder of AllenNLP's ELMo fixture."""
-    KEPT.mkdir(exist_ok=True)
+    needed.module("pip")
     inside = "allennlp/tests/fixtures/elmo/"
     folder = tmp_path_factory.mktemp("fixture")
-    with zipfile.ZipFile(fetch(download, KEPT)) as wheel:
+    with zipfile.ZipFile(building.once(KEPT / "allennlp-0.9.0.whl", download)) as wheel:
         wheel.extractall(folder, [name for name in wheel.namelist() if name.startswith(inside)])
     return folder / inside
 
@@ -280,9 +270,8 @@ print(min(np.abs(a).mean() for a in expected))
 
 @pytest.fixture(scope="session")
 def allennlp():
-    KEPT.mkdir(exist_ok=True)
-    name = f"allennlp-{allennlp_stubs.VERSION}"
-    return fetch(allennlp_stubs.install, KEPT / name)
+    needed.module("pip")
+    return allennlp_stubs.install(KEPT / f"allennlp-{allennlp_stubs.VERSION}")
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import random
 
 import apsw
 import magnitude_files as mf
+import needed
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -34,7 +35,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def code(folder):
     """The machine code, compiled once."""
-    pytest.importorskip("numba")
+    needed.module("numba")
     function = compiled(KERNEL, KeptFiles(folder / "cache", 64 << 20))
     assert function is not None
     return function

@@ -5,6 +5,7 @@ import re
 import tracemalloc
 from unittest import mock
 
+import needed
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
@@ -51,7 +52,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def code(folder):
     """The machine code, compiled once."""
-    pytest.importorskip("numba")
+    needed.module("numba")
     function = compiled(KERNEL, KeptFiles(folder / "cache", 64 << 20))
     assert function is not None
     return function
@@ -244,7 +245,7 @@ def test_binary_as_written(folder, keys, dim, newlines, packed, batch):
 
 @pytest.mark.parametrize("name", ["gensim.txt", "gensim.bin", "gensim.vec.gz", "gensim.bin.gz"])
 def test_files_of_gensim(folder, name):
-    gensim = pytest.importorskip("gensim.models")
+    gensim = needed.module("gensim.models")
     model = gensim.KeyedVectors(20)
     words = [f"wörd{at}" for at in range(500)]
     model.add_vectors(words, np.random.default_rng(0).normal(0, 0.1, (500, 20)).astype("f4"))

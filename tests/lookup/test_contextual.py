@@ -9,6 +9,7 @@ import apsw
 import elmo_files as ef
 import lz4.frame
 import magnitude_files as mf
+import needed
 import numpy as np
 import pytest
 from sentences import BATCH, DIM, KEYS, LAYER_DIM, LAYERS, SENTENCE, close, unit
@@ -19,7 +20,7 @@ from streamfile import FeaturizerMagnitude, Magnitude
 from streamfile.elmo import Encoder
 from streamfile.errors import ArgumentError, FormatError
 
-pytest.importorskip("torch")
+needed.module("torch")
 
 pytestmark = pytest.mark.usefixtures("cache")
 FILES = ["words", "no_words"]
@@ -386,7 +387,7 @@ TREES = 20
 @pytest.fixture(scope="module")
 def heavy(folder, files, meta):
     """A file with 500 words and an index of approximate neighbours; give the words and vectors."""
-    annoy = pytest.importorskip("annoy")
+    annoy = needed.module("annoy", "-e '.[annoy]'")
     keys, vectors = mf.random_words(500, 1), mf.random_vectors(500, DIM, 1)
     path = mf.write_magnitude(folder / "heavy", keys, vectors, elmo=True, meta=meta)
     units = mf.decode(mf.quantize(vectors, 7)[0], 1.0, 7)[0]

@@ -27,9 +27,10 @@ SIZE = 24 << 20
 ONE_BLOCK = 4 << 20
 CHILD = """
 import sys
-import streamfile.readers.kept_blobs
+from streamfile.readers import kept_blobs
+from streamfile.readers.kept_blobs import keep_blob
 from streamfile.readers.remote import RemoteReader
-streamfile.readers.kept_blobs.SAVE_AFTER = 1 << 20
+kept_blobs.SAVE_AFTER = 1 << 20
 reader = RemoteReader(sys.argv[1], cache_dir=sys.argv[2], cache_size=128 << 20)
 print(keep_blob(reader, "magnitude_meta_1").path)
 """
@@ -263,6 +264,7 @@ def test_processes_fetch_a_blob_together(elmo, weights, tmp_path):
 PEAK = """
 import re, sys
 from pathlib import Path
+from streamfile.readers.kept_blobs import keep_blob
 from streamfile.readers.remote import RemoteReader
 
 def peak():

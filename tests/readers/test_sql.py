@@ -59,9 +59,10 @@ def sql_under_way(folder, network):
             execute, by_sql = v._reader.sql.execute, threading.Event()
 
             def watched(*arguments):
-                network.open.clear()
-                network.reached.clear()
-                by_sql.set()
+                if not by_sql.is_set():  # the first time
+                    network.open.clear()
+                    network.reached.clear()
+                    by_sql.set()
                 return execute(*arguments)
 
             v._reader.sql.execute = watched

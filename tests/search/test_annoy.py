@@ -8,6 +8,7 @@ import sys
 import apsw
 import lz4.frame
 import magnitude_files as mf
+import needed
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -26,7 +27,7 @@ DUPLICATES = ["the", "The", "cat", "the", "dog", "THE", "É", "é", "cat", "", "
 
 @pytest.fixture(scope="session")
 def annoy():
-    return pytest.importorskip("annoy", reason="Annoy is not installed: pip install -e '.[annoy]'")
+    return needed.module("annoy", "-e '.[annoy]'")
 
 
 @pytest.fixture(scope="session")

@@ -6,11 +6,11 @@ imported. Only for processes of their own: this changes `sys.modules`.
 
 import importlib.abc
 import importlib.machinery
-import os
-import subprocess
 import sys
 import types
 from pathlib import Path
+
+from building import once, run
 
 VERSION = "2.10.1"
 UNUSED = {
@@ -56,13 +56,13 @@ class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 def install(folder):
     """Put AllenNLP's wheel, without what it depends on, into a folder, unless it is there."""
-    folder = Path(folder)
-    if not (folder / "allennlp").is_dir():
-        part = folder.with_name(f"{folder.name}.{os.getpid()}")
-        command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", part]
-        subprocess.run([*command, f"allennlp=={VERSION}"], check=True, timeout=120)
-        part.rename(folder)
-    return folder
+
+    def make(fresh):
+        command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target"]
+        run([*command, fresh / "it", f"allennlp=={VERSION}"])
+        return fresh / "it"
+
+    return once(Path(folder), make)
 
 
 def use(folder):

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from building import once, run
 from magnitude_files import fill, quantize, random_vectors, random_words, raw_row, raw_row_at
 
 PACKAGE = "better-sqlite3"
@@ -59,15 +60,19 @@ class WideSqlite:
 
     library: Path
 
-    def run(self, script: str, *args: object) -> str:
-        """Run a Python script whose ``sqlite3`` is the wide one; give what it prints."""
+    def environment(self) -> dict[str, str]:
+        """Give the environment in which the ``sqlite3`` of Python is the wide one."""
         env = dict(os.environ)
         first = {"LD_LIBRARY_PATH": self.library.parent, "PYTHONPATH": Path(__file__).parent}
         for name, folder in first.items():
             env[name] = f"{folder}:{env[name]}" if env.get(name) else str(folder)
+        return env
+
+    def run(self, script: str, *args: object) -> str:
+        """Run a Python script whose ``sqlite3`` is the wide one; give what it prints."""
         command = [sys.executable, "-c", script, *map(str, args)]
         return subprocess.run(
-            command, env=env, check=True, stdout=subprocess.PIPE, text=True
+            command, env=self.environment(), check=True, stdout=subprocess.PIPE, text=True
         ).stdout
 
     def write_wide_magnitude(
@@ -139,39 +144,44 @@ def read_in_child() -> None:
 
 
 def wide_sqlite(cache: Path | None = None) -> WideSqlite | None:
-    """Give the wide SQLite, built if the cache has none, or None where it can't be had."""
-    found = _find(cache)
-    return found if isinstance(found, WideSqlite) else None
+    """Give the wide SQLite, built if the cache has none, or None where something is missing.
+
+    Raises
+    ------
+    RuntimeError
+        Nothing is missing, but it cannot be built, or does not work.
+    """
+    if why_no_wide_sqlite(cache):
+        return None
+    found = _made(cache or default_cache())
+    if isinstance(found, RuntimeError):
+        raise found
+    return found
 
 
 def why_no_wide_sqlite(cache: Path | None = None) -> str:
-    """Say why ``wide_sqlite`` gives None; empty if it doesn't."""
-    found = _find(cache)
-    return found if isinstance(found, str) else ""
-
-
-@functools.cache
-def _find(cache: Path | None) -> WideSqlite | str:
-    """Build or find the library, and try it; else say what is missing."""
+    """Say what is missing for the wide SQLite; empty if nothing is."""
     spec = importlib.util.find_spec("_sqlite3")
     if not (spec and spec.has_location and spec.origin):
         return "the sqlite3 of this Python is not a shared library"
     if LIBRARY.encode() not in Path(spec.origin).read_bytes():
         return f"the sqlite3 of this Python is not linked to {LIBRARY}"
-    folder = cache or default_cache()
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if folder.stat().st_uid != os.getuid():
-        return f"{folder} belongs to another user"
-    wide = WideSqlite(folder / LIBRARY)
+    if Path(cache or default_cache(), LIBRARY).exists():
+        return ""
+    missing = [tool for tool in ("npm", "gcc") if shutil.which(tool) is None]
+    return f"not installed: {', '.join(missing)}" if missing else ""
+
+
+@functools.cache
+def _made(folder: Path) -> WideSqlite | RuntimeError:
+    """Build or find the library, and try it; give the failure, which another try would repeat."""
     try:
-        if not wide.library.exists():
-            missing = [tool for tool in ("npm", "gcc") if shutil.which(tool) is None]
-            if missing:
-                return f"not installed: {', '.join(missing)}"
-            _build(wide.library)
-        wide.run(PROBE)
-    except subprocess.CalledProcessError as error:
-        return f"{Path(error.cmd[0]).name} failed with status {error.returncode}"
+        wide = WideSqlite(once(folder / LIBRARY, _build))
+        if folder.stat().st_uid != os.getuid():
+            raise RuntimeError(f"{folder} belongs to another user")
+        run([sys.executable, "-c", PROBE], env=wide.environment())
+    except RuntimeError as error:
+        return error
     return wide
 
 
@@ -181,17 +191,14 @@ def default_cache() -> Path:
     return Path(tempfile.gettempdir(), name)
 
 
-def _build(library: Path) -> None:
-    """Fetch the source and compile it; the library appears whole or not at all."""
-    with tempfile.TemporaryDirectory(dir=library.parent) as folder:
-        pack = ["npm", "pack", "--silent", "--ignore-scripts", f"{PACKAGE}@{PACKAGE_VERSION}"]
-        subprocess.run(pack, cwd=folder, check=True, stdout=subprocess.DEVNULL)
-        with tarfile.open(Path(folder, f"{PACKAGE}-{PACKAGE_VERSION}.tgz")) as archive:
-            content = archive.extractfile(SOURCE)
-            source = content.read() if content else b""
-        if hashlib.sha256(source).hexdigest() != SOURCE_SHA256:
-            raise ValueError(f"{SOURCE} of {PACKAGE} {PACKAGE_VERSION} is not the expected one")
-        Path(folder, "sqlite3.c").write_bytes(source)
-        compile_ = ["gcc", *FLAGS, f"-Wl,-soname,{LIBRARY}", "-o", LIBRARY, "sqlite3.c", "-lm"]
-        subprocess.run(compile_, cwd=folder, check=True)
-        Path(folder, LIBRARY).replace(library)
+def _build(folder: Path) -> Path:
+    """Fetch the source and compile it."""
+    run(["npm", "pack", "--ignore-scripts", f"{PACKAGE}@{PACKAGE_VERSION}"], cwd=folder)
+    with tarfile.open(folder / f"{PACKAGE}-{PACKAGE_VERSION}.tgz") as archive:
+        content = archive.extractfile(SOURCE)
+        source = content.read() if content else b""
+    if hashlib.sha256(source).hexdigest() != SOURCE_SHA256:
+        raise RuntimeError(f"{SOURCE} of {PACKAGE} {PACKAGE_VERSION} is not the expected one")
+    (folder / "sqlite3.c").write_bytes(source)
+    run(["gcc", *FLAGS, f"-Wl,-soname,{LIBRARY}", "-o", LIBRARY, "sqlite3.c", "-lm"], cwd=folder)
+    return folder / LIBRARY

@@ -3,15 +3,14 @@
 import gzip
 import os
 import random
-import shutil
 import signal
-import subprocess
 import time
 from contextlib import closing
 from pathlib import Path
 
 import apsw
 import magnitude_files as mf
+import needed
 import numpy as np
 import pytest
 from children import child
@@ -269,7 +268,7 @@ def test_equal_inputs_give_equal_files(tmp_path, subword):
 
 
 def test_a_heavy_file_finds_neighbours(tmp_path):
-    pytest.importorskip("annoy", reason="Annoy is not installed: pip install -e '.[annoy]'")
+    needed.module("annoy", "-e '.[annoy]'")
     vectors = VECTORS[: len(PLAIN)]
     done = converted(tmp_path, text_file(PLAIN, vectors), approx=True, trees=7)
     with sql(done.path) as connection:
@@ -469,7 +468,7 @@ def test_ctrl_c_leaves_nothing(tmp_path, large):
 
 
 def test_ctrl_c_while_annoy_builds_leaves_nothing(tmp_path):
-    pytest.importorskip("annoy", reason="Annoy is not installed: pip install -e '.[annoy]'")
+    needed.module("annoy", "-e '.[annoy]'")
     (tmp_path / "in").mkdir()
     path = tmp_path / "in" / "words.txt"
     path.write_bytes(text_file(PLAIN, VECTORS[: len(PLAIN)]))
@@ -498,9 +497,9 @@ sys.exit(code)
 def own_mounts():
     """Give a command that runs another one with mounts of its own, or skip the test."""
     prefix = ["unshare", "-rm"]
+    without = ("no space left", "invalid argument")  # a kernel that has no namespaces to give
     probe = [*prefix, "sh", "-c", "mount -t tmpfs none /mnt"]
-    if not shutil.which("unshare") or subprocess.run(probe, capture_output=True).returncode:
-        pytest.skip("no mount namespaces here")
+    needed.allowed(probe, (*needed.REFUSALS, *without))
     return prefix
 
 
@@ -508,7 +507,7 @@ def own_mounts():
 @pytest.mark.parametrize("limit", [0, 2 << 20])
 def test_no_space_left(tmp_path, limit, options):
     if "-a" in options:
-        pytest.importorskip("annoy", reason="Annoy is not installed: pip install -e '.[annoy]'")
+        needed.module("annoy", "-e '.[annoy]'")
     rows = 10_000 if "-a" in options else 40_000
     path, folder = tmp_path / "words.txt", tmp_path / "out"
     folder.mkdir()

@@ -6,6 +6,7 @@ import sys
 
 import apsw
 import magnitude_files as mf
+import needed
 import pytest
 from vector_files import text_file
 
@@ -69,7 +70,7 @@ HEAVY = {"approx": 1, "approx_trees": 50}
 )
 def test_options(convert, options, expected):
     if "approx" in expected:
-        pytest.importorskip("annoy", reason="Annoy is not installed: pip install -e '.[annoy]'")
+        needed.module("annoy", "-e '.[annoy]'")
     said = f"{convert.target}: 50 vectors of 6 dimensions\n"
     assert convert(*options) == (0, said, "")
     facts = told(convert.target)

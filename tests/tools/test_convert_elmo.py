@@ -7,17 +7,17 @@ import apsw
 import elmo_files as ef
 import lz4.frame
 import magnitude_files as mf
+import needed
 import numpy as np
 import pytest
 from serving import LoggingServer
 from wide_sqlite import why_no_wide_sqlite, wide_sqlite
 
 from streamfile import Magnitude, errors
+from streamfile.elmo import Encoder
 from streamfile.tools.convert import Converted, convert
 
-pytest.importorskip("torch")
-
-from streamfile.elmo import Encoder
+needed.module("torch")
 
 WORDS = ["the", "cat", "sat", "The", "naïve", "日本語", "new york", " x ", "", "cat", "k" * 70, *(
     word + "x" for word in mf.random_words(40, 1)

@@ -4,6 +4,7 @@ import os
 import threading
 
 import pytest
+from waiting import PATIENCE
 
 from vfs.forks import ForkGate, ForkLock, native, renew_in_children
 
@@ -31,13 +32,13 @@ def test_a_fork_waits_for_who_is_inside():
             order.append(f"{name} in")
             if name == "first":
                 waiting.set()
-                closing.wait(10)
+                closing.wait(PATIENCE)
             order.append(f"{name} out")
 
     waiting, closing = threading.Event(), threading.Event()
     first = threading.Thread(target=enter, args=("first",))
     first.start()
-    waiting.wait(10)
+    waiting.wait(PATIENCE)
     threading.Timer(0.05, closing.set).start()
     gate.close()
     order.append("fork")
@@ -46,7 +47,7 @@ def test_a_fork_waits_for_who_is_inside():
     second.join(0.05)
     assert order == ["first in", "first out", "fork"]
     gate.open()
-    second.join(10)
+    second.join(PATIENCE)
     assert order[3:] == ["second in", "second out"]
     with gate:  # a signal's handler may fork
         gate.close()
@@ -62,18 +63,18 @@ def test_a_fork_does_not_wait_for_who_steps_outside():
         with gate, gate:
             with gate.outside():
                 arrived.set()
-                leave.wait(10)
+                leave.wait(PATIENCE)
             back.append(list(gate._inside))
 
     thread = threading.Thread(target=wait_for_the_network)
     thread.start()
-    arrived.wait(10)
+    arrived.wait(PATIENCE)
     gate.close()
     leave.set()
     thread.join(0.05)
     assert thread.is_alive()  # it does not come back while the gate is closed
     gate.open()
-    thread.join(10)
+    thread.join(PATIENCE)
     assert back == [[thread.ident] * 2]
     assert gate._inside == []
 
@@ -92,7 +93,7 @@ def test_a_lock_that_a_thread_holds_is_free_in_a_child():
     def hold():
         with lock:
             held.set()
-            leave.wait(10)
+            leave.wait(PATIENCE)
 
     def take():
         with lock:
@@ -100,7 +101,7 @@ def test_a_lock_that_a_thread_holds_is_free_in_a_child():
 
     thread = threading.Thread(target=hold)
     thread.start()
-    held.wait(10)
+    held.wait(PATIENCE)
     try:
         assert in_child(take)
     finally:
@@ -115,7 +116,7 @@ def test_the_gate_is_open_in_a_child_whoever_was_outside():
     def wait():
         with native, native.outside():
             arrived.set()
-            leave.wait(10)
+            leave.wait(PATIENCE)
 
     def enter():
         with native:
@@ -123,7 +124,7 @@ def test_the_gate_is_open_in_a_child_whoever_was_outside():
 
     thread = threading.Thread(target=wait)
     thread.start()
-    arrived.wait(10)
+    arrived.wait(PATIENCE)
     try:
         assert in_child(enter)
     finally:

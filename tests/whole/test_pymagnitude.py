@@ -3,6 +3,7 @@
 import random
 
 import magnitude_files as mf
+import needed
 import numpy as np
 import pytest
 from sql_similar import misspelt
@@ -12,9 +13,7 @@ from streamfile import Magnitude
 from streamfile.tools.convert import convert
 from streamfile.tools.repack import repack
 
-pymagnitude = pytest.importorskip(
-    "pymagnitudelight", reason="pymagnitude-light is not installed: pip install -e '.[test]'"
-)
+pymagnitude = needed.module("pymagnitudelight", "-e '.[test]'")
 
 DIM = 12
 ODD = ["new york", "É", "é", "naïve", "it's", "<html>", "K" * 300, "1234.5", "日本語", "cooool"]

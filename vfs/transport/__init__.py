@@ -1,4 +1,4 @@
 """Sources of bytes: ranges of one version of a file, over HTTP.
 
-It may import stats, options, identity, workers, forks, errors.
+This package may import stats, options, identity, workers, forks, errors.
 """

@@ -1,4 +1,4 @@
-"""What a source must do: give ranges of one version of a file, wherever it is."""
+"""Base class of sources, which fetch ranges of one version of a file."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from vfs.transport.plan import Pace, Range
 
 
 class Source(ABC):
-    """Where a file is: `RemoteFile` reads one, and knows nothing else of the way to it.
+    """Base class of sources: all that `RemoteFile` needs to read a file from a server.
 
-    A source can be shared between threads, used after a fork, and pickled.
+    Threads may share a source, forked processes may use it, and it can be pickled.
 
     Parameters
     ----------
     url
-        The address as it was given.
+        URL of the file.
     options
-        Budgets.
+        Options of the file, which include the budgets.
 
     Attributes
     ----------
     url : str
-        As given.
+        URL of the file.
     name : str
-        The address for messages and logs, without secrets.
+        URL for messages and logs, without secrets.
     budget : Budget
-        Limits, and the counters that are kept.
+        Limits of requests and bytes, and their counters.
     pace : Pace
-        Latency and bandwidth, as far as they were measured.
+        Measured latency and bandwidth.
     """
 
     def __init__(self, url: str, options: Options) -> None:
@@ -44,12 +44,12 @@ class Source(ABC):
     @property
     @abstractmethod
     def cache_name(self) -> str:
-        """A name for the cache that no other file has, and that stays when a link is renewed."""
+        """Unique name of the file in the cache, the same for all signed URLs of the file."""
 
     @property
     @abstractmethod
     def connections(self) -> int:
-        """Requests that can be under way at once."""
+        """Number of requests that can run in parallel."""
 
     @abstractmethod
     def fetch(
@@ -60,29 +60,29 @@ class Source(ABC):
         Parameters
         ----------
         ranges
-            (start, end) pairs in bytes, end exclusive. The end may lie beyond the file's.
+            (start, end) pairs in bytes, end exclusive. An end may lie beyond the end of the file.
         version
-            The version that every answer must belong to, None for whichever there is.
+            Version that every response must belong to, None for any version.
 
         Returns
         -------
         bodies, version
-            One body a range, shorter than the range only at the end of the file.
+            One body for each range, shorter only at the end of the file; version of the file.
 
         Raises
         ------
         FileChangedError
-            The file is another version now.
+            The file is no longer this version.
         TransportError
-            Anything else between here and the file.
+            The server or the network returned no usable response.
         BudgetError
-            The wave would pass a budget; nothing was sent.
+            The wave would exceed a budget.
         """
 
     @abstractmethod
     def open_ahead(self) -> None:
-        """Open connections in the background, so that the first wide wave finds them ready."""
+        """Open connections in the background, before a wave with many ranges needs them."""
 
     @abstractmethod
     def close(self) -> None:
-        """Let go of connections and threads."""
+        """Close the connections, and end the threads."""

@@ -1,4 +1,4 @@
-"""The pool of connections: one wide `requests.Session`, opened ahead, remade after a fork."""
+"""Sessions of `requests` with large connection pools, and connections opened ahead."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ FOREIGN_HEADERS = {"user-agent", "accept", "accept-encoding", "connection"}
 
 
 class _Session(requests.Session):
-    """Leaves redirects alone: `requests` would read their bodies, of whatever length."""
+    """A session that finds no redirects; `requests` would read their bodies, however long."""
 
     def get_redirect_target(self, resp: requests.Response) -> None:
-        """Find none."""
+        """Return None, as for a response without a redirect."""
 
 
 def wide_session(session: Any, connections: int) -> Any:
-    """Make a session whose pools hold so many connections.
+    """Return a session whose pools have a given number of connections.
 
     Parameters
     ----------
     session
-        None, or the caller's session. A plain `requests.Session` is copied (its headers,
-        cookies and authentication stay shared) and its plain adapters are replaced by wide
-        ones; other adapters, and any other object, are used as they are.
+        Session of the caller, or None. A plain `requests.Session` is copied: the copy shares its
+        headers, cookies and authentication, and has new adapters in place of plain adapters. Other
+        adapters, and other session objects, are used unchanged.
     connections
-        Connections a pool holds.
+        Number of connections in a pool.
     """
     if session is None:
         wide = _Session()
@@ -58,14 +58,14 @@ def wide_session(session: Any, connections: int) -> Any:
 
 
 def foreign_session(session: Any) -> Any:
-    """Make a session for other origins than the file's own: the same connections, no secrets.
+    """Return a session for other origins than the file's own: the same pools, no secrets.
 
-    Cookies without a domain and query parameters of a session go to every host that it asks.
+    A session would send its query parameters, and its cookies without a domain, to any host.
 
     Parameters
     ----------
     session
-        From `wide_session`. What is no `requests.Session` is returned as it is.
+        Session from `wide_session`. Other objects than a `requests.Session` are returned unchanged.
     """
     if not isinstance(session, requests.Session):
         return session
@@ -82,14 +82,14 @@ def foreign_session(session: Any) -> Any:
 
 
 def close_session(session: Any, given: Any) -> None:
-    """Close what `wide_session` made, and nothing that the caller gave.
+    """Close the adapters that `wide_session` made, but not those of the caller's session.
 
     Parameters
     ----------
     session
-        From `wide_session`.
+        Session from `wide_session`.
     given
-        What it was made from.
+        Session of the caller, or None.
     """
     if session is given:
         return
@@ -100,7 +100,7 @@ def close_session(session: Any, given: Any) -> None:
 
 
 def width(session: Any, url: str, connections: int) -> int:
-    """Tell how many connections a session's pool keeps for a URL, at most `connections`."""
+    """Return the size of the session's pool for a URL, at most `connections`."""
     if isinstance(session, requests.Session):
         kept = getattr(session.get_adapter(url), "_pool_maxsize", connections)
         return max(1, min(connections, int(kept)))
@@ -108,21 +108,21 @@ def width(session: Any, url: str, connections: int) -> int:
 
 
 class _IdleConnection(HTTPSConnection):
-    """A TLS connection that may wait for its first request.
+    """A TLS connection that may be idle before its first request.
 
-    TLS 1.3 servers send session tickets behind the handshake (RFC 8446, section 4.6.1), and the
-    pool takes an idle connection with something to read for one that the server has closed.
+    TLS 1.3 servers send session tickets after the handshake (RFC 8446, section 4.6.1). The pool
+    drops an idle connection with unread data, because the server might have closed the connection.
     """
 
     @property
     def is_connected(self) -> bool:
-        """Whether the server still holds the connection."""
+        """Whether the connection is open, with no unread data but session tickets."""
         if super().is_connected or self.sock is None:
             return self.sock is not None
         timeout = self.sock.gettimeout()
         self.sock.settimeout(0)
         try:
-            self.sock.recv(1)  # takes in the tickets; data, or none for an end, must not be there
+            self.sock.recv(1)  # processes tickets; it returns only for data or at the end
         except ssl.SSLWantReadError:
             self.sock.settimeout(timeout)
             return True
@@ -138,24 +138,24 @@ def open_ahead(
     timeout: float,
     submit: Callable[[Callable[[], None]], object],
 ) -> None:
-    """Open connections in the background, so that the first wide wave finds them ready.
+    """Open connections in the background, before a wave with many ranges needs them.
 
-    Does nothing through a proxy, or where the session's pool is not that of `requests`, or where
-    urllib3 has other private names than today. A connection that cannot be opened is left to the
-    request that will need it, which reports why.
+    Nothing is opened through a proxy, through an adapter that is not the plain one of `requests`,
+    or if urllib3 has other private names than expected. If a connection cannot be opened, the
+    request that needs it later reports the error.
 
     Parameters
     ----------
     session
-        From `wide_session`.
+        Session from `wide_session`.
     url
-        Where to.
+        URL on the server.
     connections
-        How many.
+        Number of connections.
     timeout
-        Seconds that opening one may take.
+        Seconds that the opening of one connection may take.
     submit
-        Calls a function in another thread.
+        Function that calls a function in another thread.
     """
     if not isinstance(session, requests.Session):
         return
@@ -172,11 +172,11 @@ def open_ahead(
         return
     adapter.cert_verify(pool, url, settings["verify"], settings["cert"])  # type: ignore[no-untyped-call]
     fresh: list[Any] = []
-    try:  # urllib3 promises none of these names
+    try:  # these names of urllib3 are private
         take, put_back = pool._get_conn, pool._put_conn
         if pool.ConnectionCls is HTTPSConnection:
             pool.ConnectionCls = _IdleConnection
-        with contextlib.suppress(PoolError):  # as many as the pool has left
+        with contextlib.suppress(PoolError):  # the pool has no further connection
             fresh += (take(timeout=0) for _ in range(connections))
     except (AttributeError, TypeError) as failure:
         log.info("no connections are opened ahead: this urllib3 is not as expected: %s", failure)

@@ -1,4 +1,4 @@
-"""What `requests` and `urllib3` raise, told in words of ours."""
+"""Conversion of exceptions of `requests` and `urllib3` to errors of this package."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ NO_SUCH_HOST = {socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONA
 
 
 class MayPassError(Exception):
-    """A failure worth another attempt.
+    """A failure after which another attempt may succeed.
 
     Parameters
     ----------
     error
-        To be raised when no attempt is left.
+        Error to raise if no attempt is left.
     wait
-        Seconds that the server asks to wait, None where it does not say.
+        Seconds from the header Retry-After, None without such a header.
     refused
-        Whether fewer connections may help.
+        Whether fewer parallel requests may help.
     """
 
     def __init__(
@@ -39,19 +39,19 @@ class MayPassError(Exception):
 
 @contextlib.contextmanager
 def told(name: str) -> Iterator[None]:
-    """Turn what `requests` and `urllib3` raise into our errors.
+    """Convert exceptions of `requests` and `urllib3` in a ``with`` block to our own errors.
 
     Parameters
     ----------
     name
-        The file's, for messages.
+        Name of the file, for error messages.
 
     Raises
     ------
     MayPassError
-        Another attempt may help.
+        Another attempt may succeed.
     ConnectError
-        None will.
+        Another attempt would fail too.
     """
     try:
         yield
@@ -80,7 +80,7 @@ def told(name: str) -> Iterator[None]:
 
 
 def _causes(failure: BaseException) -> Iterator[BaseException]:
-    """Walk an exception, what it wraps and what caused it."""
+    """Yield an exception, the exceptions that it wraps, and those that caused it."""
     pending: list[BaseException | None] = [failure]
     seen: set[int] = set()
     while pending:
@@ -101,7 +101,7 @@ def _unknown_host(failure: BaseException) -> bool:
 
 
 def _reason(failure: BaseException) -> str:
-    """Find the plainest words in a chain of wrapped exceptions."""
+    """Return the operating system's message from a chain of exceptions, else the first message."""
     for cause in _causes(failure):
         if isinstance(cause, socket.gaierror):
             return f"the host name does not resolve: {cause.strerror}"

@@ -1,4 +1,4 @@
-"""Files on web servers: one session, one retry path, redirects."""
+"""Source of a file on a web server: parallel requests, retries, redirects."""
 
 from __future__ import annotations
 
@@ -39,19 +39,19 @@ LONGEST_BACKOFF = 10.0
 
 
 class HttpSource(Source):
-    """A file at one URL, read over HTTP.
+    """Source of the file at one URL, over HTTP.
 
     Parameters
     ----------
     url
-        An http or https address.
+        An http or https URL.
     options
-        Connections, timeouts, headers, session, budgets.
+        Options: connections, timeouts, retries, headers, session, budgets.
 
     Raises
     ------
     OptionError
-        The URL is not one that HTTP can answer.
+        The URL is no http or https URL with a host.
     """
 
     def __init__(self, url: str, options: Options) -> None:
@@ -76,21 +76,21 @@ class HttpSource(Source):
         self._foreign = foreign_session(self._session)
         self._slots = Slots(width(self._session, url, connections))
         self._workers = Workers(connections)
-        # Threads that wait for work would outlive a file that is forgotten without `close`.
+        # Idle threads would outlive a source that is garbage-collected without `close`.
         weakref.finalize(self, self._workers.close).atexit = False
 
     @property
     def cache_name(self) -> str:
-        """Scheme, host and path, without the query."""
+        """Scheme, host, port and path of the URL, without the query."""
         return url_name(self.url)
 
     @property
     def connections(self) -> int:
-        """Requests that can be under way at once: the option, or what the server bears."""
+        """Number of requests that can run in parallel: at most the option, fewer after refusals."""
         return self._slots.width
 
     def open_ahead(self) -> None:
-        """Open the pool's connections in the background, once for each host."""
+        """Open connections in the background, unless that was done for the present origin."""
         if self.connections == 1 or self._ahead == _origin(self._target):
             return
         self._ahead = _origin(self._target)
@@ -105,23 +105,23 @@ class HttpSource(Source):
         Parameters
         ----------
         ranges
-            (start, end) pairs, end exclusive. The end may lie beyond the file's.
+            (start, end) pairs in bytes, end exclusive. An end may lie beyond the end of the file.
         version
-            The version that every answer must belong to, None for whichever there is.
+            Version that every response must belong to, None for any version.
 
         Returns
         -------
         bodies, version
-            One body a range, shorter than it only at the end of the file.
+            One body for each range, shorter only at the end of the file; version of the file.
 
         Raises
         ------
         FileChangedError
-            The server has another version.
+            The file is no longer this version.
         TransportError
-            Anything else between here and the file.
+            The server or the network returned no usable response.
         BudgetError
-            The wave would pass a budget; nothing was sent.
+            The wave, a retry or a redirect would exceed a budget, and was not sent.
         """
         self.budget.check(self.name, ranges)
         self.budget.stats.add(waves=1)
@@ -146,12 +146,12 @@ class HttpSource(Source):
         return [body for body, _ in answers], answers[0][1]
 
     def renew(self) -> None:
-        """Drop the sockets that are the parent process's, which keeps its own ends of them."""
+        """Close the inherited sockets, which stay open in the parent, and make a new session."""
         self._session.close()
         self._connect()
 
     def close(self) -> None:
-        """Let threads end, and close connections where they are this transport's own."""
+        """End the threads, and close the connections that are not in the caller's session."""
         self._workers.close()
         close_session(self._session, self._options.session)
 
@@ -169,10 +169,10 @@ class HttpSource(Source):
                         raise self._too_late()
                     return self._attempt(wanted, version, deadline)
             except MayPassError as failure:
-                # One reset may be a connection that had grown old; a second is a refusal.
+                # The first reset may concern an old idle connection; a second one is a refusal.
                 if failure.refused or attempt:
                     self._slots.shrink(entered)
-                self._target = self.url  # where a redirect led may be what failed
+                self._target = self.url  # the target of a redirect may have failed
                 attempt += 1
                 if attempt > self._options.retries:
                     raise failure.error from failure.__cause__
@@ -182,7 +182,7 @@ class HttpSource(Source):
                     raise self._too_late() from failure.error
                 self.budget.stats.add(retries=1)
                 log.warning("%s; attempt %d follows in %.1f s", failure.error, attempt + 1, pause)
-                if over.wait(pause):  # nobody waits for the answer any more
+                if over.wait(pause):  # the wave has ended without this response
                     raise failure.error from failure.__cause__
 
     def _too_late(self) -> DeadlineError:
@@ -208,7 +208,7 @@ class HttpSource(Source):
         return body, found
 
     def _follow(self, headers: dict[str, str], deadline: float) -> Any:
-        """Send, follow redirects, and go back to the original URL once if a target expired."""
+        """Send a request, follow redirects, and begin again once if a remembered target expired."""
         url = self._target
         fresh = url == self.url
         for _ in range(MOST_REDIRECTS):
@@ -250,7 +250,7 @@ class HttpSource(Source):
         if _origin(url) == _origin(self.url):
             own["headers"] = dict(self._options.headers or {}) | headers
         else:
-            # Nothing that may be a secret goes to another host.
+            # Another origin gets no header that may contain a secret.
             session = self._foreign
             secret = [
                 name
@@ -260,16 +260,16 @@ class HttpSource(Source):
             own["headers"] = dict.fromkeys(secret) | headers
             own["auth"] = _no_auth
         if getattr(session, "verify", True) is not True:
-            own["verify"] = session.verify  # which REQUESTS_CA_BUNDLE would override
+            own["verify"] = session.verify  # else REQUESTS_CA_BUNDLE would override it
         began = time.monotonic()
         response = session.get(url, stream=True, allow_redirects=False, timeout=timeout, **own)
         self.pace.answered(time.monotonic() - began)
         return response
 
     def _read(self, response: Any, length: int, deadline: float) -> bytes:
-        """Read the body, never more than one piece beyond its declared length."""
+        """Read a body, at most one piece beyond its declared length."""
         if not length:
-            response.close()  # the words of an error, or nothing
+            response.close()  # an empty file: its body, if any, describes the error
             return b""
         parts: list[bytes] = []
         received = 0

@@ -1,4 +1,4 @@
-"""Which ranges of a wave to join: fewer requests against more bytes."""
+"""Planning of the ranges of a wave: fewer requests cost more bytes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Range = tuple[int, int]
 
 
 class Pace:
-    """Latency and bandwidth of a server, as measured so far."""
+    """Measured latency and bandwidth of a server."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -27,12 +27,12 @@ class Pace:
         self._bandwidth = MOST_BANDWIDTH
 
     def answered(self, seconds: float) -> None:
-        """Take note of the time from sending a request to its answer's headers."""
+        """Record the time from a request to the headers of its response."""
         with self._lock:
             self._latencies.append(seconds)
 
     def received(self, length: int, seconds: float, rounds: int) -> None:
-        """Take note of a wave: bytes, duration, and requests that each connection sent."""
+        """Record a wave: its bytes, its duration in seconds, its requests per connection."""
         transfer = seconds - rounds * self.latency
         if length >= PIECE and transfer > 0:
             with self._lock:
@@ -41,7 +41,7 @@ class Pace:
 
     @property
     def latency(self) -> float:
-        """Seconds from request to answer: the median of the last ones."""
+        """Seconds from a request to its response: the median of the last 33, initially 0.1."""
         with self._lock:
             ordered = sorted(self._latencies)
         middle = len(ordered) // 2
@@ -49,34 +49,33 @@ class Pace:
 
     @property
     def bandwidth(self) -> float:
-        """Bytes a second, taken as at most 12 MB/s."""
+        """Bytes per second, at most 12 MB/s; a moving average of large waves."""
         return self._bandwidth
 
 
 def plan_wave(
     missing: Sequence[Range], connections: int, latency: float, bandwidth: float
 ) -> list[Range]:
-    """Join the missing ranges of a wave where that saves time, and split what is long.
+    """Join the missing ranges of a wave if that saves time, and split long ranges.
 
-    A wave with fewer ranges than connections joins gaps up to 16 KiB. A larger one joins as
-    many of its smallest gaps, up to 64 KiB each, as minimise
-    ``ceil(ranges / connections) * latency + bytes / bandwidth``.
-    Long ranges are then split, at multiples of 4 KiB from their start, so that the connections
-    share the bytes.
+    In a wave with fewer ranges than connections, ranges are joined across gaps of at most 16 KiB.
+    In a larger wave, ranges are joined across the smallest gaps, of at most 64 KiB. The number of
+    these gaps minimises ``ceil(ranges / connections) * latency + bytes / bandwidth``. Long ranges
+    are then split at multiples of 4 KiB from their start, so that the connections share the bytes.
 
     Parameters
     ----------
     missing
         Disjoint (start, end) byte ranges in rising order, end exclusive.
     connections
-        Requests that can be under way at once.
+        Number of requests that can run in parallel.
     latency, bandwidth
-        Seconds a request, bytes a second.
+        Seconds per request, and bytes per second.
 
     Returns
     -------
     list of (start, end)
-        Covering all of `missing`, in rising order.
+        Ranges that cover all of `missing`, in rising order.
     """
     if not missing:
         return []

@@ -1,4 +1,4 @@
-"""What an answer must look like to be believed."""
+"""Checks of responses to range requests."""
 
 from __future__ import annotations
 
@@ -30,32 +30,32 @@ PIECE = 1 << 20
 def believe(
     name: str, response: Any, wanted: Range, version: Identity | None
 ) -> tuple[Identity, int]:
-    """Check an answer's status and headers.
+    """Check the status and the headers of a response.
 
     Parameters
     ----------
     name
-        The file's, for messages.
+        Name of the file, for error messages.
     response
-        As `requests` gives it, its body not read yet.
+        Response of `requests`, whose body is not read yet.
     wanted
-        The range that was asked for.
+        The requested range.
     version
-        The version that the answer must belong to, None for whichever there is.
+        Version that the response must belong to, None for any version.
 
     Returns
     -------
     version, length
-        What the answer belongs to, and the length that its body must have.
+        Version of the response, and the length in bytes that its body must have.
 
     Raises
     ------
     FileChangedError
-        It belongs to another version.
+        The response belongs to another version.
     TransportError
-        It is not the answer.
+        The response does not match the request.
     MayPassError
-        It is not the answer, but another attempt may bring it.
+        The response does not match the request, but another attempt may succeed.
     """
     headers = response.headers
     if response.status_code != 206:
@@ -84,13 +84,13 @@ def believe(
 
 
 def pieces(response: Any) -> Iterator[bytes]:
-    """Give a body as it arrives.
+    """Yield the pieces of a body as they arrive.
 
-    A body that drips comes in drops, so that the reader can look at the clock: `requests` itself
-    waits until a piece is full.
+    A slow body has short pieces, so that the caller can check the deadline between them. `requests`
+    itself waits until a piece is full.
     """
     read1 = getattr(getattr(response, "raw", None), "read1", None)
-    if read1 is None:  # urllib3 before 2, or no `requests` at all
+    if read1 is None:  # urllib3 before 2, or another library than `requests`
         yield from response.iter_content(PIECE)
         return
     while piece := read1(PIECE):
@@ -143,7 +143,7 @@ def _changed(name: str, version: Identity, came: str) -> NoReturn:
 
 
 def _retry_after(value: str | None) -> float | None:
-    """Read Retry-After (RFC 9110, section 10.2.3): seconds or a date."""
+    """Parse Retry-After (RFC 9110, section 10.2.3), seconds or a date, to seconds from now."""
     if value is None:
         return None
     if SECONDS.fullmatch(value):
