@@ -92,6 +92,9 @@ class ForkGate:
         lock of the native library that a child process needs.
         """
         thread = threading.get_ident()
+        if thread not in self._inside:
+            yield
+            return
         with self._condition:
             entered = self._inside.count(thread)
             self._inside = [other for other in self._inside if other != thread]

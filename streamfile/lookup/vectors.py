@@ -130,6 +130,8 @@ class Vectors:
         lone = self.recall(keys, normalized)
         if lone is not None:
             return lone
+        if not len(keys):
+            return np.empty((0, self._reader.current().format.dim), self.dtype)
         names = [key if type(key) is str else key_name(key) for key in keys]
         normalized = self._normalized if normalized is None else normalized
         with self._lock:
@@ -211,18 +213,19 @@ class Vectors:
             rowids = {name: known_rowids[name] for name in asked}
         similar = self._similar([name for name in asked if name not in rowids])
         rows = self._reader.rows([*rowids.values(), *itertools.chain(*similar.values())])
+        told = self._reader.current().format  # numbers alone have not asked the server yet
         unit = self._choice(normalized)
         if not hasattr(self._threads, "scratch"):
             self._threads.scratch = Scratch(STEP)
-        precision, scratch = self._reader.contents.format.precision, self._threads.scratch
-        vectors = rows.vectors(precision, normalized=unit, scratch=scratch)
+        scratch: Scratch = self._threads.scratch
+        vectors = rows.vectors(told.precision, normalized=unit, scratch=scratch)
         position: dict[int | None, int] = {}
         position |= zip(rows.rowids.tolist(), itertools.count(), strict=False)
         places = [position.get(rowids.get(name), -1) for name in names]
         if len(vectors):
             fresh = vectors[places].astype(self.dtype, copy=False)
         else:
-            fresh = np.empty((len(names), self._reader.contents.format.dim), self.dtype)
+            fresh = np.empty((len(names), told.dim), self.dtype)
         for at, name in enumerate(names):
             if places[at] < 0:
                 rows_of = [position[row] for row in similar.get(name, []) if row in position]

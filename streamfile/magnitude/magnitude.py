@@ -386,6 +386,7 @@ class Magnitude(KeyedVectorsNames):
     def _of_query(self, query: Query, normalized: bool | None) -> Iterable[Array]:
         if not self._elmo or not query.depth:
             return super()._of_query(query, normalized)
+        self._reader.current()  # sentences without words ask for nothing
         # The model encodes whole sentences; truncation changes no vector of the words that remain.
         sentences = self._contextual.of_sentences(query.lists, normalized)
         return (self._padded(query.cut(vectors)) for vectors in sentences)

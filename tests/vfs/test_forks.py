@@ -81,9 +81,11 @@ def test_a_fork_does_not_wait_for_who_steps_outside():
 
 def test_stepping_outside_means_nothing_to_who_is_not_inside():
     gate = ForkGate()
+    gate.close()
     with gate.outside():
         assert gate._inside == []
     assert gate._inside == []
+    gate.open()
 
 
 @needs_fork
