@@ -13,7 +13,6 @@ import inspect
 import logging
 import os
 import stat
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from vfs.cache.directory import default_kept_files
 from vfs.cache.kept_files import KeptFiles
 from vfs.cache.unfinished_file import KeptFile, Part
 from vfs.errors import VFSError
+from vfs.forks import ForkLock, native
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ NUMBERS: dict[str, Any] = {
     "float64": ctypes.c_double,
 }
 
-_lock = threading.Lock()
+_lock = ForkLock()
 _known: dict[str, Callable[..., int] | None] = {}
 
 
@@ -91,7 +91,7 @@ def compiled(kernel: Kernel, files: KeptFiles | None) -> Callable[..., int] | No
         name = hashlib.sha256(told.encode()).digest()[:16]
         if name.hex() not in _known:
             try:
-                with files.make(name, 0, lambda part: _build(kernel, part)) as file:
+                with files.make(name, 0, lambda part: _build(kernel, part)) as file, native:
                     _known[name.hex()] = _load(kernel, file)
             except (ImportError, VFSError, OSError) as failure:
                 log.info("no compiled code: %s", failure)
@@ -130,6 +130,14 @@ def _load(kernel: Kernel, file: KeptFile) -> Callable[..., int] | None:
 
 
 def _build(kernel: Kernel, part: Part) -> None:
+    with native:  # LLVM has locks of its own
+        content = _compile(kernel)
+    part.reserve(len(content))
+    os.pwrite(part.file, content, 0)
+
+
+def _compile(kernel: Kernel) -> bytes:
+    """Compile a kernel to the name of its function, a NUL and the machine code."""
     import llvmlite.binding as llvm
     import numba
     from numba.extending import register_jitable
@@ -152,6 +160,4 @@ def _build(kernel: Kernel, part: Part) -> None:
         codemodel="small",
     )
     code = machine.emit_object(llvm.parse_assembly(function.inspect_llvm()))
-    content = function._wrapper_name.encode() + b"\0" + code
-    part.reserve(len(content))
-    os.pwrite(part.file, content, 0)
+    return bytes(function._wrapper_name.encode() + b"\0" + code)

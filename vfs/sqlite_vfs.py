@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import threading
 import time
 import weakref
 from typing import Any
@@ -12,6 +11,7 @@ import apsw
 
 from vfs.btree.pages import RemotePages
 from vfs.errors import DatabaseError
+from vfs.forks import ForkLock
 from vfs.remote_file import RemoteFile, open_file
 
 NAME = "streamfile-http"
@@ -89,7 +89,7 @@ def file_of(connection: apsw.Connection) -> RemoteFile:
     return connection.file
 
 
-_lock = threading.Lock()
+_lock = ForkLock()
 _files: dict[str, _HttpFile] = {}
 _numbers = itertools.count(1)
 _vfs: _HttpVFS | None = None

@@ -212,7 +212,11 @@ class Magnitude(KeyedVectorsNames):
         )
         if lazy_loading == -1:
             if blocking:
-                self._vectors.load_all()
+                try:
+                    self._vectors.load_all()
+                except BaseException:
+                    self.close()
+                    raise
             else:
                 threading.Thread(target=self._vectors.load_in_background, daemon=True).start()
 

@@ -7,6 +7,7 @@ import os
 import pickle
 import random
 import shutil
+import signal
 import socket
 import ssl
 import subprocess
@@ -245,6 +246,33 @@ def test_a_forked_child_reads_through_connections_of_its_own(make):
         of_child = connections_of(server.requests[before : before + 8])
         assert not of_parent & of_child
         assert file.stats.retries == 0
+
+
+def test_a_child_waits_for_no_lock_of_urllib3_that_a_thread_of_its_parent_holds():
+    held, leave = threading.Event(), threading.Event()
+    with ScriptedServer(CONTENT) as server, opened(server, memory_size=0) as file:
+        wave(file)
+        pools = file._source._session.get_adapter(server.url).poolmanager.pools
+
+        def hold():
+            with pools.lock:
+                held.set()
+                leave.wait(PATIENCE)
+
+        thread = threading.Thread(target=hold)
+        thread.start()
+        held.wait(PATIENCE)
+        child = os.fork()
+        if not child:
+            signal.alarm(PATIENCE)
+            code = 1
+            with contextlib.suppress(BaseException):
+                wave(file)
+                code = 0
+            os._exit(code)
+        leave.set()
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        thread.join()
 
 
 def test_a_file_can_be_pickled(tmp_path):

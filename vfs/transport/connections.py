@@ -99,6 +99,34 @@ def close_session(session: Any, given: Any) -> None:
             adapter.close()
 
 
+def leave_session(session: Any) -> None:
+    """Close the idle sockets of a session that a forked process has inherited.
+
+    The parent process keeps its own ends of them. Pools are locked while they are closed, and a
+    thread that the child does not have may hold such a lock; so a pool's connections are closed one
+    by one, without locks, and the session is never deleted.
+
+    Parameters
+    ----------
+    session
+        Session from `wide_session`.
+    """
+    _left.append(session)
+    for adapter in getattr(session, "adapters", {}).values():
+        try:  # urllib3 promises none of these names
+            pools = list(adapter.poolmanager.pools._container.values())
+            idle = [connection for pool in pools for connection in list(pool.pool.queue)]
+        except AttributeError as failure:
+            log.debug("inherited connections stay open: %s", failure)
+            continue
+        for connection in idle:
+            if connection is not None:
+                connection.close()
+
+
+_left: list[Any] = []
+
+
 def width(session: Any, url: str, connections: int) -> int:
     """Return the size of the session's pool for a URL, at most `connections`."""
     if isinstance(session, requests.Session):

@@ -20,6 +20,7 @@ from vfs.transport.connections import (
     FOREIGN_HEADERS,
     close_session,
     foreign_session,
+    leave_session,
     open_ahead,
     wide_session,
     width,
@@ -147,7 +148,7 @@ class HttpSource(Source):
 
     def renew(self) -> None:
         """Close the inherited sockets, which stay open in the parent, and make a new session."""
-        self._session.close()
+        leave_session(self._session)
         self._connect()
 
     def close(self) -> None:
