@@ -30,8 +30,7 @@ from elmo import FOLDER, READING
 from similarity import LIMIT, MB, Numbers, memory
 
 from streamfile import Magnitude
-from streamfile.format.tables import BLOBS
-from streamfile.lookup.contextual import OPTIONS, WEIGHTS
+from streamfile.format.tables import BLOBS, ELMO_OPTIONS, ELMO_WEIGHTS
 from streamfile.readers.kept_blobs import keep_blob
 from streamfile.readers.local import LocalReader
 from vfs.btree.blobs import BlobTable
@@ -95,7 +94,7 @@ def stored_bytes(path: Path) -> dict[str, int]:
     contents = LocalReader(path).contents
     tables = {
         what: BlobTable(contents.pages, contents.format.blob_roots[what])
-        for what in (WEIGHTS, OPTIONS)
+        for what in (ELMO_WEIGHTS, ELMO_OPTIONS)
     }
     return {
         what: sum(blob.size for blob in run(contents.pages, table.blobs(BLOBS[what])))
@@ -114,7 +113,7 @@ def encode(url: str, cache: str, cap: str) -> Numbers:
         before = memory()["VmRSS"]
         start = time.perf_counter()
         with v.stats.measure() as counted:
-            keep_blob(v._reader, WEIGHTS)
+            keep_blob(v._reader, ELMO_WEIGHTS)
         seconds = time.perf_counter() - start
         fetching = memory()["VmHWM"] - before
         shape = v.query(SENTENCE).shape
@@ -185,7 +184,7 @@ def report(url: str, cache: str, path: Path, weights: Path, rounds: int) -> None
     arguments = __file__, "encode", url, cache, str(cap)
     seconds, output = timed(*arguments)
     first: Numbers = json.loads(output)
-    share = stored[WEIGHTS] / first["seconds"] / LIMIT
+    share = stored[ELMO_WEIGHTS] / first["seconds"] / LIMIT
     beyond = first["bytes"] - sum(stored.values())
     held = sum(file.stat().st_size for file in Path(cache).rglob("*") if file.is_file())
     print(

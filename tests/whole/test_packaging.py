@@ -1,6 +1,7 @@
 """What is shipped, and what the documents say of it: links, paths, wings, docstrings."""
 
 import ast
+import importlib
 import re
 import shutil
 import subprocess
@@ -179,3 +180,17 @@ def test_the_license_is_told_as_an_expression(sdist):
     assert "License-Expression: MIT\n" in told
     assert "License-File: LICENSE\n" in told
     assert "Classifier: License" not in told
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda p: p.stem)
+def test_benchmarks_import_what_is_there(path):
+    imports = [
+        (node.module, name.name)
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ImportFrom) and node.module
+        for name in node.names
+    ]
+    for module, name in imports:
+        if module.partition(".")[0] in PACKAGES:
+            found = importlib.import_module(module)
+            assert hasattr(found, name) or importlib.import_module(f"{module}.{name}")
