@@ -7,9 +7,9 @@ import shutil
 import subprocess
 import sys
 import tarfile
+from importlib import metadata
 from pathlib import Path
 
-import needed
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -126,9 +126,12 @@ def test_docstrings_begin_with_a_capital_and_not_with_a_pronoun():
 @pytest.fixture(scope="module")
 def sdist(tmp_path_factory):
     """Build a source distribution of a copy, offline; give its files by name."""
-    setuptools = needed.module("setuptools", "'setuptools>=77'")
-    if int(setuptools.__version__.partition(".")[0]) < LEAST_SETUPTOOLS:
-        pytest.skip(f"setuptools {setuptools.__version__} does not know SPDX expressions")
+    try:  # imported, it would refuse a process that has the standard library's distutils already
+        version = metadata.version("setuptools")
+    except metadata.PackageNotFoundError:
+        pytest.skip("setuptools is not installed: pip install 'setuptools>=77'")
+    if int(version.partition(".")[0]) < LEAST_SETUPTOOLS:
+        pytest.skip(f"setuptools {version} does not know SPDX expressions")
     folder = tmp_path_factory.mktemp("sdist")
     copy = folder / "copy"
     copy.mkdir()
