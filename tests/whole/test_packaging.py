@@ -144,7 +144,7 @@ def sdist(tmp_path_factory):
     for left in ("tests/__pycache__/a.pyc", "tests/.pytest_cache/b", "benchmarks/.ruff_cache/c/d"):
         (copy / left).parent.mkdir(parents=True, exist_ok=True)
         (copy / left).write_bytes(b"")
-    for other in ("shared/e", ".venv/f.py", "notes.txt"):
+    for other in ("elsewhere/e", ".venv/f.py", "notes.txt"):
         (copy / other).parent.mkdir(exist_ok=True)
         (copy / other).write_bytes(b"")
     build = [sys.executable, "setup.py", "-q", "sdist", "--formats=gztar", "--dist-dir", folder]
