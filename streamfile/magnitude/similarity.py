@@ -78,7 +78,7 @@ class Similarity(ABC):
         cosines = (unit(others) @ unit(first)).tolist()
         return cosines[0] if single else cosines
 
-    def distances(self, word_or_vector: Item, other_words: Sequence[Item]) -> Any:
+    def distances(self, word_or_vector: Item, other_words: Sequence[Item] = ()) -> Any:
         """Compute cosine distances (1 - cosine).
 
         Parameters
@@ -90,8 +90,18 @@ class Similarity(ABC):
         -------
         ndarray or list
             Distances, shape (number of others,).
+
+        Raises
+        ------
+        ArgumentError
+            There is nothing to compare with.
         """
         others, _ = several(other_words, tuple_is_key=self._tuple_is_key)
+        if not others:
+            raise ArgumentError(
+                "distances: expected other keys or vectors to compare with, for this model has no "
+                "rows of its own"
+            )
         cosines = np.array(self.similarity(word_or_vector, others))
         return self._given((1 - cosines).astype(self.dtype))
 

@@ -40,6 +40,11 @@ def test_comparisons_need_no_more():
         assert v.most_similar_to_given("cat", ["sun", "dog"]) == "dog"
 
 
+def test_without_rows_there_is_nothing_to_compare_with():
+    with pytest.raises(ArgumentError, match=r"distances: expected other keys.*no rows of its own"):
+        Table().distances("cat")
+
+
 def test_a_word_is_one_key_and_no_list_of_letters():
     assert Table().n_similarity("cat", ["dog"]) == pytest.approx(0.6)
 
