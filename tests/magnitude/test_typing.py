@@ -125,7 +125,8 @@ def test_the_signature_shows_every_parameter_in_the_original_order():
 
 def test_help_shows_it_too():
     text = pydoc.plain(pydoc.render_doc(Magnitude))
-    assert re.search(r"Magnitude\(path: .*, stream: .* = False, stream_options: ", text)
+    words = " ".join(re.findall(r"[^\s|]+", text))  # newer versions break the signature into lines
+    assert re.search(r"Magnitude\( ?path: .{,60}, stream: .{,20} = False, stream_options: ", words)
     assert "lazy_loading : int" in text
 
 
