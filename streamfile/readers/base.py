@@ -62,7 +62,6 @@ class Reader(ABC):
         If only the cache has told the version of a remote file so far, a request checks it.
         """
 
-    @abstractmethod
     def find(self, keys: Sequence[str], *, case_insensitive: bool) -> dict[str, int]:
         """Look up keys.
 
@@ -78,6 +77,9 @@ class Reader(ABC):
         dict
             The row id of each key that the file has, the lowest one of several matching rows.
         """
+        wanted = encode(keys)
+        entries = self.run(lambda contents: contents.index.find(wanted))
+        return choose(keys, wanted, entries, case_insensitive=case_insensitive)
 
     @abstractmethod
     def run(self, walk: Callable[[Contents], Walk[T]]) -> T:

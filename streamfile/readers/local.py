@@ -65,10 +65,9 @@ class LocalReader(Reader):
 
     def find(self, keys: Sequence[str], *, case_insensitive: bool) -> dict[str, int]:
         """Look up keys, see `Reader.find`."""
-        wanted = encode(keys)
         if not self.prefers_sql:
-            entries = self.run(lambda contents: contents.index.find(wanted))
-            return choose(keys, wanted, entries, case_insensitive=case_insensitive)
+            return super().find(keys, case_insensitive=case_insensitive)
+        wanted = encode(keys)
         rows = self._select(wanted)
         if not case_insensitive:
             exact = dict(rows)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import closing
 from functools import partial
 from typing import Any, TypeVar
 
 from streamfile.errors import FormatError
 from streamfile.format.packed_blocks import unpack_blocks
-from streamfile.readers.base import Reader, choose, encode
+from streamfile.readers.base import Reader
 from streamfile.readers.contents import Contents
 from streamfile.readers.sidecar import Route, find_routes
 from streamfile.readers.sql import SqlConnection
@@ -82,12 +82,6 @@ class RemoteReader(Reader):
         if self.file.validate() != self._contents.version:
             self._open()
         return self._contents
-
-    def find(self, keys: Sequence[str], *, case_insensitive: bool) -> dict[str, int]:
-        """Look up keys, see `Reader.find`."""
-        wanted = encode(keys)
-        entries = self.run(lambda contents: contents.index.find(wanted))
-        return choose(keys, wanted, entries, case_insensitive=case_insensitive)
 
     def run(self, walk: Callable[[Contents], Walk[T]]) -> T:
         """Run a walk over the pages of the file, see `Reader.run`."""
