@@ -3,13 +3,31 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from streamfile._arrays import Array
+
+CACHE_BYTES = 64 << 20
+
+
+def capacity_for(lazy_loading: int, rows: int, dim: int, dtype: np.dtype[Any]) -> int:
+    """Compute how many vectors to keep in memory.
+
+    Parameters
+    ----------
+    lazy_loading
+        See `streamfile.Magnitude`.
+    rows
+        Number of vectors in the file, which all stay in memory if `lazy_loading` is negative.
+    dim, dtype
+        Number of dimensions of a vector, and type of its numbers.
+    """
+    usual = max(1, CACHE_BYTES // (dtype.itemsize * dim))
+    return usual + rows if lazy_loading < 0 else lazy_loading or usual
 
 
 class RecentVectors:
@@ -85,3 +103,37 @@ class RecentVectors:
             self._matrix[: len(old)] = old
         self._matrix[slots] = vectors
         self._slots.update(zip(names, slots, strict=True))
+
+
+def complete(
+    names: Sequence[Any], known: Sequence[Any], vectors: Array, make: Callable[[list[Any]], Array]
+) -> Array:
+    """Return a vector for each name: those in the cache, and new ones.
+
+    Parameters
+    ----------
+    names
+        Names, with repeats.
+    known, vectors
+        Result of `RecentVectors.take` for `names`.
+    make
+        Function from names without repeats to their vectors, shape (n, dim). It is called only if
+        a name is not among `known`.
+
+    Returns
+    -------
+    ndarray
+        A new array, shape (number of names, dim).
+    """
+    place = dict(zip(known, itertools.count()))
+    absent = [name for name in dict.fromkeys(names) if name not in place]
+    if absent:
+        fresh = make(absent)
+        if len(absent) == len(names):
+            return fresh
+        place |= zip(absent, itertools.count(len(known)), strict=False)
+        # Without known vectors, `vectors` may have the dimensions of an earlier version.
+        vectors = np.concatenate([vectors, fresh], dtype=fresh.dtype) if known else fresh
+    elif len(known) == len(names):
+        return vectors
+    return vectors[[place[name] for name in names]]

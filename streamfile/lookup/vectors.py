@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from streamfile._arrays import Array
-from streamfile._lru import RecentVectors
+from streamfile._lru import RecentVectors, capacity_for, complete
 from streamfile.errors import ArgumentError, FormatError, StreamfileError
 from streamfile.format.records import Scratch
 from streamfile.oov.hashing import hash_vector
@@ -23,7 +23,6 @@ from vfs.forks import ForkLock
 
 log = logging.getLogger(__name__)
 
-CACHE_BYTES = 64 << 20
 SCAN_ROWS = 2000
 STEP = 1 << 16  # values that are decoded in one step, in arrays that a thread reuses
 
@@ -136,18 +135,9 @@ class Vectors:
         normalized = self._normalized if normalized is None else normalized
         with self._lock:
             known, vectors = self._recent_vectors(self._choice(normalized)).take(names)
-        place = dict(zip(known, itertools.count()))
-        absent = [name for name in dict.fromkeys(names) if name not in place]
-        if absent:
-            # The first response of a server may reveal another version, with other dimensions.
-            fresh = self._read(absent, normalized, known_rowids)
-            if len(absent) == len(names):
-                return fresh
-            place |= zip(absent, itertools.count(len(known)), strict=False)
-            vectors = np.concatenate([vectors, fresh], dtype=self.dtype) if known else fresh
-        elif len(known) == len(names):
-            return vectors
-        return vectors[[place[name] for name in names]]
+        return complete(
+            names, known, vectors, lambda absent: self._read(absent, normalized, known_rowids)
+        )
 
     def of_places(self, numbers: Sequence[int]) -> tuple[list[str], Array]:
         """Read the keys and vectors of rows by position, in the given order.
@@ -260,8 +250,7 @@ class Vectors:
     def _recent_vectors(self, unit: bool) -> RecentVectors:
         recent, known = self._recent.get(unit), self._reader.contents.format
         if recent is None or recent.dim != known.dim:
-            usual = max(1, CACHE_BYTES // (self.dtype.itemsize * known.dim))
-            capacity = usual + known.size if self._lazy_loading < 0 else self._lazy_loading or usual
+            capacity = capacity_for(self._lazy_loading, known.size, known.dim, self.dtype)
             recent = self._recent[unit] = RecentVectors(capacity, known.dim, self.dtype)
         return recent
 

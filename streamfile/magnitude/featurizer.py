@@ -9,9 +9,9 @@ from typing import Any, ClassVar, NoReturn
 
 import numpy as np
 import numpy.typing as npt
-from cachetools import LRUCache
 
 from streamfile._arrays import Array
+from streamfile._lru import RecentVectors, capacity_for, complete
 from streamfile.errors import ArgumentError, FormatError, NoIndexError
 from streamfile.lookup.vectors import key_name
 from streamfile.magnitude.arguments import check_counts, checked_arguments
@@ -24,7 +24,6 @@ from vfs.forks import ForkLock
 COLLISION = 0.001  # probability that two of all values get nearly equal vectors
 STEPS = 100  # values of a component that are assumed to be distinguishable
 LEAST_DIM = 2
-REMEMBERED = 1 << 20  # values in memory by default
 
 
 class FeaturizerMagnitude(KeyedVectorsNames):
@@ -41,7 +40,8 @@ class FeaturizerMagnitude(KeyedVectorsNames):
     namespace : str, optional
         Name of the feature. Equal values have different vectors under different names.
     lazy_loading : int
-        Number of vectors in memory: n > 0 for the n most recently used ones, else about a million.
+        Number of vectors in memory: n > 0 for the n most recently used ones, else as many as fit in
+        64 MiB.
     normalized, use_numpy, case_insensitive, pad_to_length, truncate_left, pad_left, placeholders, \
 ngram_oov, dtype
         See `Magnitude`.
@@ -102,9 +102,10 @@ ngram_oov, dtype
         self._ngram_oov = ngram_oov is not False
         self._dim = _dimensions(number_of_values)
         self._lock = ForkLock()
-        self._known: LRUCache[tuple[Any, bool], Array] = LRUCache(
-            lazy_loading if lazy_loading > 0 else REMEMBERED
-        )
+        capacity = capacity_for(lazy_loading, 0, self._dim, self.dtype)
+        self._recent = {  # by `normalized`
+            unit: RecentVectors(capacity, self._dim, self.dtype) for unit in (False, True)
+        }
 
     @property
     def dim(self) -> int:
@@ -158,18 +159,18 @@ ngram_oov, dtype
 
     def _of_keys(self, keys: Sequence[Key], normalized: bool | None) -> Array:
         unit = self._normalized if normalized is None else normalized
-        vectors = np.empty((len(keys), self._dim), self.dtype)
-        for at, key in enumerate(keys):
-            vectors[at] = self._of_key(key, unit)
-        return self._padded(vectors)
-
-    def _of_key(self, key: Key, unit: bool) -> Array:
-        name = key_name(key), unit
+        names = [key_name(key) for key in keys]
         with self._lock:
-            known = self._known.get(name)
-        if known is None:
-            known = hash_vector(
-                key,
+            known, vectors = self._recent[unit].take(names)
+        made = complete(names, known, vectors, functools.partial(self._hashed, unit=unit))
+        return self._padded(made)
+
+    def _hashed(self, names: Sequence[Any], *, unit: bool) -> Array:
+        """Hash distinct names, and keep the vectors in memory."""
+        vectors = np.empty((len(names), self._dim), self.dtype)
+        for vector, name in zip(vectors, names, strict=True):
+            vector[:] = hash_vector(
+                name if isinstance(name, str) else name[1],
                 self._dim,
                 normalized=unit,
                 ngram_oov=self._ngram_oov,
@@ -177,9 +178,9 @@ ngram_oov, dtype
                 dtype=self.dtype,
                 namespace=self.namespace,
             )
-            with self._lock:
-                self._known[name] = known
-        return known
+        with self._lock:
+            self._recent[unit].keep(names, vectors)
+        return vectors
 
 
 Magnitude.register(FeaturizerMagnitude)
