@@ -38,10 +38,10 @@ def checked_arguments(constructor: Callable[P, None]) -> Callable[P, None]:
             from difflib import get_close_matches  # few need it, and importing is to be cheap
 
             near = [match for name in unknown for match in get_close_matches(name, names, 1)]
+            hint = f"did you mean {', '.join(map(repr, near))}?" if near else ""
             raise TypeError(
                 f"{owner} has no argument {', '.join(map(repr, unknown))}: "
-                + (f"did you mean {', '.join(map(repr, near))}?" if near else "")
-                + ("" if near else f"it has {', '.join(names)}")
+                f"{hint or 'it has ' + ', '.join(names)}"
             )
         model: Any = arguments[0]
         model._arguments = arguments[1:], options

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import ssl
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -112,19 +112,33 @@ def leave_session(session: Any) -> None:
         Session from `wide_session`.
     """
     _left.append(session)
-    for adapter in getattr(session, "adapters", {}).values():
-        try:  # urllib3 promises none of these names
+    adapters: list[Any] = list(getattr(session, "adapters", {}).values())
+    for adapter in (each for each in adapters if isinstance(each, HTTPAdapter)):
+        idle: list[Any] = []
+        with _private_names("inherited connections stay open"):
             pools = list(adapter.poolmanager.pools._container.values())
-            idle = [connection for pool in pools for connection in list(pool.pool.queue)]
-        except AttributeError as failure:
-            log.debug("inherited connections stay open: %s", failure)
-            continue
+            idle += (connection for pool in pools for connection in list(pool.pool.queue))
         for connection in idle:
             if connection is not None:
                 connection.close()
 
 
 _left: list[Any] = []
+
+
+@contextlib.contextmanager
+def _private_names(cost: str) -> Iterator[None]:
+    """Guard a block that uses private names of urllib3, which may change at any release.
+
+    Parameters
+    ----------
+    cost
+        What happens if a name or an argument is not as expected, for the log.
+    """
+    try:
+        yield
+    except (AttributeError, TypeError) as failure:
+        log.info("%s: this urllib3 is not as expected: %s", cost, failure)
 
 
 def width(session: Any, url: str, connections: int) -> int:
@@ -200,14 +214,12 @@ def open_ahead(
         return
     adapter.cert_verify(pool, url, settings["verify"], settings["cert"])  # type: ignore[no-untyped-call]
     fresh: list[Any] = []
-    try:  # these names of urllib3 are private
+    with _private_names("no connections are opened ahead"):
         take, put_back = pool._get_conn, pool._put_conn
         if pool.ConnectionCls is HTTPSConnection:
             pool.ConnectionCls = _IdleConnection
         with contextlib.suppress(PoolError):  # the pool has no further connection
             fresh += (take(timeout=0) for _ in range(connections))
-    except (AttributeError, TypeError) as failure:
-        log.info("no connections are opened ahead: this urllib3 is not as expected: %s", failure)
     for connection in fresh:
         submit(partial(_open, connection, put_back, timeout))
 

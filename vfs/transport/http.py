@@ -70,7 +70,6 @@ class HttpSource(Source):
 
     def _connect(self) -> None:
         url, connections = self.url, self._options.connections
-        self.pace = Pace()
         self._target = url
         self._ahead: tuple[str, str | None, int | None] | None = None
         self._session = wide_session(self._options.session, connections)
@@ -101,29 +100,7 @@ class HttpSource(Source):
     def fetch(
         self, ranges: Sequence[Range], version: Identity | None
     ) -> tuple[list[bytes], Identity]:
-        """Fetch ranges in one parallel wave.
-
-        Parameters
-        ----------
-        ranges
-            (start, end) pairs in bytes, end exclusive. An end may lie beyond the end of the file.
-        version
-            Version that every response must belong to, None for any version.
-
-        Returns
-        -------
-        bodies, version
-            One body for each range, shorter only at the end of the file; version of the file.
-
-        Raises
-        ------
-        FileChangedError
-            The file is no longer this version.
-        TransportError
-            The server or the network returned no usable response.
-        BudgetError
-            The wave, a retry or a redirect would exceed a budget, and was not sent.
-        """
+        """Fetch ranges in one parallel wave, see `Source.fetch`."""
         self.budget.check(self.name, ranges)
         self.budget.stats.add(waves=1)
         began = time.monotonic()
@@ -149,6 +126,7 @@ class HttpSource(Source):
     def renew(self) -> None:
         """Close the inherited sockets, which stay open in the parent, and make a new session."""
         leave_session(self._session)
+        self.pace = Pace()
         self._connect()
 
     def close(self) -> None:
