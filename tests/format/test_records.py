@@ -4,11 +4,11 @@ import random
 
 import apsw
 import magnitude_files as mf
-import needed
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kernels import machine_code
 
 import vfs
 from streamfile import FormatError, Magnitude
@@ -35,10 +35,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def code(folder):
     """The machine code, compiled once."""
-    needed.module("numba")
-    function = compiled(KERNEL, KeptFiles(folder / "cache", 64 << 20))
-    assert function is not None
-    return function
+    return machine_code(KERNEL, folder)
 
 
 @pytest.fixture(params=["numpy", "compiled"])

@@ -10,15 +10,14 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from kernels import machine_code
 
 from streamfile import FormatError
-from streamfile._jit import compiled
 from streamfile.errors import PathError
 from streamfile.inputs import base, binary, text
 from streamfile.inputs.compiled_text import KERNEL, CompiledParser
 from streamfile.inputs.decimals import MARGIN, parse_decimals
 from streamfile.inputs.open import open_vectors
-from vfs.cache.kept_files import KeptFiles
 
 NUMBER = re.compile(rb"[+-]?((\d+\.?\d*|\.\d+)(e[+-]?\d+)?|nan|inf(inity)?)", re.IGNORECASE)
 FORMATS = [
@@ -52,10 +51,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def code(folder):
     """The machine code, compiled once."""
-    needed.module("numba")
-    function = compiled(KERNEL, KeptFiles(folder / "cache", 64 << 20))
-    assert function is not None
-    return function
+    return machine_code(KERNEL, folder)
 
 
 @pytest.fixture(scope="module", params=["numpy", "compiled"], autouse=True)

@@ -5,13 +5,12 @@ import tracemalloc
 
 import apsw
 import magnitude_files as mf
-import needed
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from kernels import machine_code
 
-from streamfile._jit import compiled
 from streamfile.errors import ArgumentError
 from streamfile.format.rows import VectorRows
 from streamfile.write import quantize
@@ -22,7 +21,6 @@ from vfs.btree.pages import LocalPages
 from vfs.btree.record import decode_record
 from vfs.btree.table import Table
 from vfs.btree.walk import run
-from vfs.cache.kept_files import KeptFiles
 
 INT_EDGES = [0, 1, 2, 127, 128, 32767, 32768, 2**23 - 1, 2**23, 10**9, 2**31 - 1]
 INTS = st.sampled_from([sign * edge for edge in INT_EDGES for sign in (1, -1)]) | st.integers(
@@ -44,10 +42,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def code(folder):
     """The machine code, compiled once."""
-    needed.module("numba")
-    function = compiled(KERNEL, KeptFiles(folder / "cache", 64 << 20))
-    assert function is not None
-    return function
+    return machine_code(KERNEL, folder)
 
 
 @pytest.fixture(scope="module", params=["numpy", "compiled"], autouse=True)
