@@ -36,7 +36,8 @@ class Options:
     retries
         Greatest number of further attempts at one request after a temporary failure.
     deadline
-        Greatest duration of one call in seconds, all waits and retries included.
+        Greatest duration of one call in seconds, all waits and retries included. Default: 120,
+        and for scans and copies of whole files, 120 without progress.
     headers
         Headers sent to the host of the URL, but not to another host after a redirect.
     session
@@ -54,7 +55,7 @@ class Options:
     connections: int = 32
     timeout: float = 30.0
     retries: int = 5
-    deadline: float = 120.0
+    deadline: float | None = None
     headers: Mapping[str, str] | None = None
     session: Any = None
     max_requests: int | None = None
@@ -86,7 +87,7 @@ class Options:
             ("deadline", 0, (int, float)),
         ):
             value = getattr(parsed, name)
-            if value is None and name in ("cache_size", "max_requests", "max_bytes"):
+            if value is None and name in ("cache_size", "max_requests", "max_bytes", "deadline"):
                 continue
             if isinstance(value, bool) or not isinstance(value, kinds) or not value >= least:
                 raise OptionError(f"option {name}={value!r}: expected a number of at least {least}")

@@ -47,6 +47,7 @@ WINGS = (
     "vfs.options",
     "vfs.identity",
     "vfs.workers",
+    "vfs.deadline",
     "vfs.forks",
     "vfs.errors",
 )

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
+from vfs.deadline import Deadline
 from vfs.errors import DeadlineError, OptionError, RedirectError, ResponseError
 from vfs.forks import renew_in_children
 from vfs.identity import Identity, shown, url_name
@@ -104,13 +105,13 @@ class HttpSource(Source):
         self.budget.check(self.name, ranges)
         self.budget.stats.add(waves=1)
         began = time.monotonic()
-        deadline = began + self._options.deadline
+        deadline = began + Deadline(self._options.deadline).seconds
         over = threading.Event()
         try:
             answers = self._workers.map(
                 lambda item: self._fetch_one(item, version, deadline, over),
                 ranges,
-                timeout=self._options.deadline,
+                timeout=deadline - began,
             )
         except TimeoutError as timeout:
             if isinstance(timeout, DeadlineError):
@@ -166,7 +167,7 @@ class HttpSource(Source):
 
     def _too_late(self) -> DeadlineError:
         return DeadlineError(
-            f"{self.name}: no complete answer within the deadline of {self._options.deadline:g} s; "
+            f"{self.name}: no complete answer within the deadline of {Deadline(self._options.deadline).seconds:g} s; "
             "the server may be slow or overloaded: try again, or raise the option deadline"
         )
 

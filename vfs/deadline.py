@@ -1,0 +1,111 @@
+"""Deadline of a call, which every wait of the call shares: for servers, locks, SQL."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+
+from vfs.errors import DeadlineError
+
+USUAL = 120.0  # seconds
+
+
+class Deadline:
+    """The time by which a call must have ended.
+
+    Parameters
+    ----------
+    seconds
+        Seconds from now. None for 120 seconds, which begin anew with all `progress`.
+
+    Attributes
+    ----------
+    seconds : float
+        Duration that the call may take.
+    """
+
+    def __init__(self, seconds: float | None = None) -> None:
+        self.seconds = USUAL if seconds is None else seconds
+        self._fixed = seconds is not None
+        self._end = time.monotonic() + self.seconds
+
+    @property
+    def left(self) -> float:
+        """Seconds that are left, 0 if the deadline has passed."""
+        return max(0.0, self._end - time.monotonic())
+
+    def progress(self) -> None:
+        """Record that a long transfer goes on, which restarts the time unless the caller set it.
+
+        Scans of a table and copies of blobs take as long as the network needs. They call this
+        after each piece, so that only a transfer that stands still fails by default.
+        """
+        if not self._fixed:
+            self._end = time.monotonic() + self.seconds
+
+    def check(self, name: str) -> None:
+        """Raise an error if the deadline has passed.
+
+        Parameters
+        ----------
+        name
+            Name of the file, for the message.
+
+        Raises
+        ------
+        DeadlineError
+            The deadline has passed.
+        """
+        if not self.left:
+            raise self.error(name)
+
+    def error(self, name: str) -> DeadlineError:
+        """Return the error that says that the call did not end in time."""
+        return DeadlineError(
+            f"{name}: the call was not complete within its deadline of {self.seconds:g} s; the "
+            "server may be slow or overloaded: try again, or raise the option deadline"
+        )
+
+
+_local = threading.local()
+
+
+def current() -> Deadline:
+    """Return the deadline of the call that this thread is in, else a new one of 120 seconds."""
+    deadline: Deadline | None = getattr(_local, "deadline", None)
+    return Deadline() if deadline is None else deadline
+
+
+@contextlib.contextmanager
+def within(seconds: float | None) -> Iterator[Deadline]:
+    """Begin a call that must end in time; a call within another one has the earlier deadline.
+
+    Parameters
+    ----------
+    seconds
+        The option ``deadline`` of the file.
+
+    Yields
+    ------
+    Deadline
+        The deadline that is in force during the ``with`` block.
+    """
+    outer: Deadline | None = getattr(_local, "deadline", None)
+    inner = Deadline(seconds)
+    if outer is not None and outer.left <= inner.left:
+        inner = outer
+    with carried(inner):
+        yield inner
+
+
+@contextlib.contextmanager
+def carried(deadline: Deadline) -> Iterator[None]:
+    """Make a call's deadline the one of this thread, which works for that call."""
+    outer = getattr(_local, "deadline", None)
+    _local.deadline = deadline
+    try:
+        yield
+    finally:
+        _local.deadline = outer
