@@ -166,10 +166,7 @@ class HttpSource(Source):
                     raise failure.error from failure.__cause__
 
     def _too_late(self) -> DeadlineError:
-        return DeadlineError(
-            f"{self.name}: no complete answer within the deadline of {Deadline(self._options.deadline).seconds:g} s; "
-            "the server may be slow or overloaded: try again, or raise the option deadline"
-        )
+        return Deadline(self._options.deadline).error(self.name)
 
     def _attempt(
         self, wanted: Range, version: Identity | None, deadline: float
