@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 
 @dataclass(frozen=True)
 class Identity:
-    """The version of a remote file.
+    """The version of a remote file, as far as one answer or several tell it.
 
     Attributes
     ----------
     size
         Length of the file in bytes.
     etag
-        The strong ETag, quotes included, or None.
+        The ETag as it was sent, quotes and ``W/`` included, or None.
     last_modified
         The value of the Last-Modified header, unchanged, or None.
+    recent
+        Whether the file was modified less than a second before the answer. Another change within
+        that second may have the same Last-Modified, which therefore proves nothing.
     """
 
     __module__ = "vfs"
@@ -29,49 +32,95 @@ class Identity:
     size: int
     etag: str | None = None
     last_modified: str | None = None
+    recent: bool = field(default=False, compare=False, repr=False)
 
     @classmethod
     def from_headers(cls, size: int, headers: Mapping[str, str]) -> Identity:
-        """Read the validators from a response's headers; weak ETags (``W/"…"``) are ignored."""
-        etag = headers.get("ETag")
-        if etag is not None and not etag.startswith('"'):
-            etag = None
-        return cls(size, etag, headers.get("Last-Modified"))
+        """Read the validators from a response's headers."""
+        modified, date = headers.get("Last-Modified"), headers.get("Date")
+        etag = headers.get("ETag", "").strip() or None
+        return cls(size, etag, modified, recent=_seconds_between(modified, date) < 1)
 
-    @classmethod
-    def from_json(cls, data: bytes) -> Identity:
-        """Read an identity from the JSON that `to_json` makes."""
-        return cls(**json.loads(data))
-
-    def to_json(self) -> bytes:
-        """Serialise the identity as JSON."""
-        return json.dumps(asdict(self)).encode()
+    @property
+    def strong(self) -> bool:
+        """Whether the ETag changes with every change of the bytes (RFC 9110, section 8.8.1)."""
+        return self.etag is not None and self.etag.startswith('"')
 
     @property
     def durable(self) -> bool:
-        """Whether a validator distinguishes this version from others of the same size."""
-        return self.etag is not None or self.last_modified is not None
+        """Whether a validator distinguishes this version from all others of the same size."""
+        return self.strong or (self.last_modified is not None and not self.recent)
 
     def conditions(self) -> dict[str, str]:
         """Return request headers that make a server answer 412 if it has another version."""
-        if self.etag is not None:
-            return {"If-Match": self.etag}
-        if self.last_modified is not None:
+        if self.strong:
+            return {"If-Match": str(self.etag)}
+        if self.etag is None and self.last_modified is not None:
             return {"If-Unmodified-Since": self.last_modified}
         return {}
 
-    def same_version(self, other: Identity) -> bool:
-        """Compare sizes and strong ETags, or Last-Modified if neither version has an ETag."""
-        if self.size != other.size:
-            return False
-        if self.etag is not None or other.etag is not None:
-            return self.etag == other.etag
-        return self.last_modified == other.last_modified
+    def contradicts(self, other: Identity) -> bool:
+        """Tell whether two answers cannot belong to one version: sizes, ETags or dates differ.
+
+        A new date beside an equal strong ETag is no contradiction: object stores keep the ETag if
+        equal bytes are uploaded again. It is no proof either.
+        """
+        if self.size != other.size or self._tags_differ(other):
+            return True
+        return self._dates_differ(other) and not self._strongly_equal(other)
+
+    def comparable(self, other: Identity) -> bool:
+        """Tell whether two answers have a validator of the same kind."""
+        tags, dates = (self.etag, other.etag), (self.last_modified, other.last_modified)
+        return None not in tags or None not in dates
+
+    def proven_by(self, other: Identity) -> bool:
+        """Tell whether an answer that does not contradict has a validator that proves equality."""
+        if self._strongly_equal(other):
+            return not self._dates_differ(other)
+        modified = self.last_modified
+        recent = self.recent or other.recent
+        return modified is not None and modified == other.last_modified and not recent
+
+    def merged(self, other: Identity) -> Identity:
+        """Add the validators that another answer about the same version told, and this one not."""
+        if self.last_modified is None:
+            date, recent = other.last_modified, other.recent
+        else:
+            date, recent = self.last_modified, self.recent
+        return Identity(self.size, self.etag or other.etag, date, recent)
+
+    def _tags_differ(self, other: Identity) -> bool:
+        tags = self.etag, other.etag
+        return None not in tags and _opaque(self.etag) != _opaque(other.etag)
+
+    def _dates_differ(self, other: Identity) -> bool:
+        dates = self.last_modified, other.last_modified
+        return None not in dates and dates[0] != dates[1]
+
+    def _strongly_equal(self, other: Identity) -> bool:
+        return self.strong and other.strong and self.etag == other.etag
 
     def __str__(self) -> str:
         """Describe the version in error messages."""
-        validator = self.etag or self.last_modified or "no validator"
-        return f"{validator}, {self.size:,} bytes"
+        told = [f"ETag {self.etag}"] if self.etag else []
+        told += [f"Last-Modified {self.last_modified}"] if self.last_modified else []
+        return f"{', '.join(told) or 'no validator'}, {self.size:,} bytes"
+
+
+def _opaque(etag: str | None) -> str:
+    """Return an ETag without the mark of weak ones, and without quotes."""
+    return (etag or "").removeprefix("W/").removeprefix("w/").strip('"')
+
+
+def _seconds_between(modified: str | None, date: str | None) -> float:
+    """Return the seconds from Last-Modified to Date, infinite if one of them is not told."""
+    if modified is None or date is None:
+        return float("inf")
+    try:
+        return (parsedate_to_datetime(date) - parsedate_to_datetime(modified)).total_seconds()
+    except (ValueError, TypeError, OverflowError):
+        return float("inf")
 
 
 def is_url(name: str) -> bool:

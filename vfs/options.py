@@ -42,6 +42,10 @@ class Options:
         Headers sent to the host of the URL, but not to another host after a redirect.
     session
         A `requests.Session` or a compatible object, with authentication, proxies, certificates.
+    validators
+        ``"strict"`` compares everything that answers tell of the version of the file. ``"size"``
+        compares nothing but the size, for servers that tell different validators of one file by
+        turns; nothing is kept on disk then.
     max_requests, max_bytes
         Greatest numbers of requests and of body bytes until the file is closed.
     """
@@ -58,6 +62,7 @@ class Options:
     deadline: float | None = None
     headers: Mapping[str, str] | None = None
     session: Any = None
+    validators: str = "strict"
     max_requests: int | None = None
     max_bytes: int | None = None
 
@@ -97,6 +102,10 @@ class Options:
             raise OptionError(f"option headers={parsed.headers!r}: expected a mapping of strings")
         if not isinstance(parsed.cache_key, str | None):
             raise OptionError(f"option cache_key={parsed.cache_key!r}: expected a string")
+        if parsed.validators not in ("strict", "size"):
+            raise OptionError(
+                f'option validators={parsed.validators!r}: expected "strict" or "size"'
+            )
         if parsed.session is not None and not hasattr(parsed.session, "get"):
             raise OptionError(f"option session={parsed.session!r}: expected a requests.Session")
         return parsed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -20,7 +21,7 @@ from vfs.transport.plan import Range, plan_wave
 log = logging.getLogger(__name__)
 
 HEAD = 128 << 10
-CHECK: Range = (0, 1)
+COMPARED = 16  # blocks
 
 
 def open_file(url: str, **options: Any) -> RemoteFile:
@@ -53,13 +54,39 @@ def open_file(url: str, **options: Any) -> RemoteFile:
 
 
 class _Version:
-    """One version of the file, which a call uses from beginning to end."""
+    """One version of the file, which a call uses from beginning to end.
 
-    def __init__(self, file: str, identity: Identity, *, answered: bool) -> None:
-        self.identity = identity
-        self.name = f"{file}\0{identity}"
+    Attributes
+    ----------
+    identity
+        The version as the first answer, or the cache, told it.
+    known
+        The same with what later answers have added.
+    """
+
+    def __init__(
+        self, file: str, identity: Identity, *, answered: bool, name: str | None = None
+    ) -> None:
+        self.identity = self.known = identity
+        self.durable = identity.durable
+        self.name = name or "\0".join(
+            [file, str(identity.size), identity.etag or "", identity.last_modified or ""]
+        )
         self.blocks = digest("blocks", self.name)
         self.answered = answered  # whether the server has confirmed this version
+        self.compared: set[Identity] = set()  # answers that did not prove it, but had its bytes
+
+    def to_record(self) -> bytes:
+        """Serialise the version as a record for later processes."""
+        known = self.known
+        told = known.size, known.etag, known.last_modified, known.recent
+        return json.dumps([*told, self.name]).encode()
+
+    @classmethod
+    def from_record(cls, file: str, record: bytes) -> _Version:
+        """Restore a version from the record of an earlier process."""
+        *told, name = json.loads(record)
+        return cls(file, Identity(*told), answered=False, name=name)
 
 
 class RemoteFile:
@@ -88,10 +115,11 @@ class RemoteFile:
         self._cache = BlockCache(options)
         key = options.cache_key
         self._name = source.cache_name if key is None else f"key\0{key}"
+        self._record_name = digest("version", self._name)
         self._lock = ForkLock()
-        recalled = self._cache.get_record(digest("identity", self._name))
+        recalled = self._cache.get_record(self._record_name)
         if recalled is not None:
-            self._version = _Version(self._name, Identity.from_json(recalled), answered=False)
+            self._version = _Version.from_record(self._name, recalled)
             self._source.open_ahead()
         else:
             self._version = self._fetch_head()
@@ -192,9 +220,7 @@ class RemoteFile:
             See `vfs.errors`.
         """
         version = self._version
-        bodies, _ = self._request(ranges, version.identity)
-        self._answered(version)
-        return bodies
+        return self._request(ranges, version)
 
     def cached(self, offset: int, length: int) -> bytes | None:
         """Return a range from the cache, None if the cache lacks a part of it."""
@@ -222,14 +248,14 @@ class RemoteFile:
     def recall(self, name: str) -> bytes | None:
         """Return the record that `remember` stored for this version of the file, else None."""
         version = self._version
-        if not version.identity.durable:
+        if not version.durable:
             return None
         return self._cache.get_record(digest("record", name, version.name))
 
     def remember(self, name: str, record: bytes) -> None:
         """Store a record about this version on disk, if a validator distinguishes the version."""
         version = self._version
-        if version.identity.durable:
+        if version.durable:
             self._cache.put_record(digest("record", name, version.name), record)
 
     @property
@@ -240,7 +266,7 @@ class RemoteFile:
     def kept_name(self, what: str) -> bytes | None:
         """Return the name of a kept file derived from this version, None without a validator."""
         version = self._version
-        return digest("kept", what, version.name) if version.identity.durable else None
+        return digest("kept", what, version.name) if version.durable else None
 
     def close(self) -> None:
         """Close the connections and the cache."""
@@ -262,18 +288,20 @@ class RemoteFile:
     def _fetch_head(self) -> _Version:
         """Fetch the first bytes of whichever version the server has, and return that version."""
         self._source.open_ahead()
-        (head,), identity = self._request([(0, HEAD)], None)
-        if not identity.durable:
+        (head,), (identity,) = self._fetched([(0, HEAD)], None)
+        if not identity.durable and self._options.validators == "strict":
             log.warning(
-                "%s: the server sends neither a strong ETag nor Last-Modified; a change of the "
-                "file is noticed by its size alone, and nothing is kept on disk",
+                "%s: the server tells neither a strong ETag nor a date of change older than a "
+                "second; a change of the file is noticed by its size alone, and nothing is kept on "
+                "disk. Web servers send both for plain files; lighttpd only for names whose suffix "
+                "has a type in mimetype.assign",
                 self.name,
             )
         self._source.open_ahead()  # a redirect may have led to another host
         version = _Version(self._name, identity, answered=True)
         self._keep(version, 0, head, keep=True)
-        if identity.durable:
-            self._cache.put_record(digest("identity", self._name), identity.to_json())
+        if version.durable:
+            self._cache.put_record(self._record_name, version.to_record())
         return version
 
     def _newer(self, version: _Version) -> _Version:
@@ -283,18 +311,14 @@ class RemoteFile:
                 self._version = self._fetch_head()
             return self._version
 
-    def _answered(self, version: _Version) -> None:
-        """Record that the server has this version, or raise an error if it has been replaced."""
-        if version.answered:
-            return
-        with self._lock:
-            if self._version is not version:
-                raise FileChangedError(f"{self.name}: the file changed while it was being opened")
-            version.answered = True
-
     def _check(self, version: _Version) -> None:
-        self._request([CHECK], version.identity)
-        self._answered(version)
+        """Have the server confirm the version by the first block, or by a whole small file."""
+        size = version.identity.size
+        end = size if size <= HEAD else BLOCK
+        (body,) = self._request([(0, max(1, end))], version)
+        if self._get(version, 0, end) not in (None, body):
+            raise self._changed(version, "other bytes")
+        self._keep(version, 0, body, keep=True)
 
     def _read(
         self,
@@ -327,6 +351,8 @@ class RemoteFile:
         self, version: _Version, runs: list[Range], extra: list[Range], *, keep: bool
     ) -> dict[int, bytes]:
         size = version.identity.size
+        if size <= HEAD:
+            runs, extra = [(0, size)], []  # a server may have no ranges, and answer with the whole
         needed, all_runs = (
             [(start, min(end, size)) for start, end in _merge(ranges)]
             for ranges in (runs, runs + extra)
@@ -334,16 +360,60 @@ class RemoteFile:
         # If a budget is nearly used up, spare ranges or gaps are not requested.
         plans = [self._plan(all_runs), self._plan(needed), needed]
         plan = next(filter(self.budget.allows, plans), needed)
-        bodies, _ = self._request(plan, version.identity)
-        self._answered(version)
+        bodies = self._request(plan, version)
         blocks: dict[int, bytes] = {}
         for (start, _), body in zip(plan, bodies, strict=True):
             blocks |= self._keep(version, start, body, keep=keep)
         return blocks
 
-    def _request(
+    def _request(self, ranges: Sequence[Range], version: _Version) -> list[bytes]:
+        """Fetch ranges of a version, and record what the answers tell of it."""
+        bodies, told = self._fetched(ranges, version.known)
+        for found in set(told):
+            unproven = version.durable and not version.known.proven_by(found)
+            if unproven and found not in version.compared:
+                self._compare(version, found)
+        with self._lock:
+            if self._version is not version and not version.answered:
+                raise FileChangedError(f"{self.name}: the file changed while it was being opened")
+            for found in set(told):
+                if version.known.contradicts(found):
+                    raise self._changed(version, str(found))
+                version.known = version.known.merged(found)
+            version.answered = True
+        return bodies
+
+    def _compare(self, version: _Version, found: Identity) -> None:
+        """Read some bytes again that the cache has, because an answer does not prove the version.
+
+        Object stores keep the ETag, but not the date, if the same bytes are uploaded again. There
+        are servers that do so even if the bytes are others.
+        """
+        numbers = self._cache.sample(version.blocks, COMPARED, on_disk=version.durable)
+        held = self._cached(version, numbers)
+        ranges = [(n * BLOCK, n * BLOCK + len(data)) for n, data in sorted(held.items())]
+        if not ranges:
+            raise self._changed(version, str(found))
+        bodies, told = self._fetched(ranges, found)
+        same = bodies == [held[start // BLOCK] for start, _ in ranges]
+        if not same or any(found.contradicts(other) for other in told):
+            raise self._changed(version, f"{found}, and other bytes")
+        log.info("%s: (%s) has the same bytes as before", self.name, found)
+        with self._lock:
+            version.compared |= {found, version.known}
+            version.known = found.merged(version.known)
+        if version.durable and self._version is version:
+            self._cache.put_record(self._record_name, version.to_record())
+
+    def _changed(self, version: _Version, came: str) -> FileChangedError:
+        return FileChangedError(
+            f"{self.name}: the file changed while it was open: expected version "
+            f"({version.known}), the server now has ({came}). Open it again to read the new version"
+        )
+
+    def _fetched(
         self, ranges: Sequence[Range], version: Identity | None
-    ) -> tuple[list[bytes], Identity]:
+    ) -> tuple[list[bytes], list[Identity]]:
         """Fetch ranges; a fork does not wait for that, even if SQLite reads the file.
 
         During a read, SQLite holds only locks of the connection, which a child process never uses.
@@ -357,11 +427,11 @@ class RemoteFile:
 
     def _keep(self, version: _Version, start: int, body: bytes, *, keep: bool) -> dict[int, bytes]:
         blocks = {(start + at) // BLOCK: body[at : at + BLOCK] for at in range(0, len(body), BLOCK)}
-        self._cache.put(version.blocks, blocks, on_disk=version.identity.durable, keep=keep)
+        self._cache.put(version.blocks, blocks, on_disk=version.durable, keep=keep)
         return blocks
 
     def _cached(self, version: _Version, numbers: Iterable[int]) -> dict[int, bytes]:
-        return self._cache.get(version.blocks, numbers, on_disk=version.identity.durable)
+        return self._cache.get(version.blocks, numbers, on_disk=version.durable)
 
     def _get(self, version: _Version, offset: int, length: int) -> bytes | None:
         end = min(offset + length, version.identity.size)

@@ -110,5 +110,5 @@ def _complete(file: RemoteFile, partial: Path, target: Path, *, progress: bool) 
 def _digest(url: str, version: Identity) -> str:
     """Hash the URL without its query, often an expiring signature, and the version to 16 digits."""
     place = urlsplit(url)._replace(query="", fragment="").geturl()
-    name = place.encode() + b"\0" + version.to_json()
+    name = place.encode() + b"\0" + repr(version).encode()
     return hashlib.blake2b(name, digest_size=8).hexdigest()

@@ -259,7 +259,7 @@ def test_a_file_that_wants_credentials(status, error):
 
 def test_a_server_without_ranges(folder):
     content = written(folder, "rangeless").read_bytes()
-    with ScriptedServer(content, then=Whole()) as server:
+    with ScriptedServer(content + bytes(1 << 20), then=Whole()) as server:
         with pytest.raises(vfs.RangeError, match=r"127\.0\.0\.1.*ignores Range.*nginx.*download"):
             streaming(server.url)
         assert len(server.requests) == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import random
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
@@ -86,6 +87,31 @@ class BlockCache:
             self._remember(blocks)
             found |= {number: data for (_, number), data in blocks.items()}
         return found
+
+    def sample(self, file: bytes, most: int, *, on_disk: bool) -> list[int]:
+        """Choose the first cached block of a file, and others at random.
+
+        Parameters
+        ----------
+        file
+            16-byte digest of the file's name and version.
+        most
+            Greatest number of blocks.
+        on_disk
+            Whether to choose among the blocks on disk, not only those in memory.
+
+        Returns
+        -------
+        list of int
+            Block numbers.
+        """
+        with self._lock:
+            numbers = {number for name, number in self._memory if name == file}
+        disk = self.disk
+        if on_disk and disk is not None:
+            numbers.update(self._try(lambda: disk.numbers(file)) or ())
+        first, others = sorted(numbers)[:1], sorted(numbers)[1:]
+        return first + random.sample(others, min(most - 1, len(others)))
 
     def put(
         self, file: bytes, blocks: Mapping[int, bytes], *, on_disk: bool, keep: bool = False

@@ -153,6 +153,18 @@ class DiskStore:
                     os.pwrite(self._file, entry, base + way * ENTRY.size)
                     header[way * ENTRY.size : (way + 1) * ENTRY.size] = entry
 
+    def numbers(self, file: bytes) -> list[int]:
+        """List the blocks of a file, from the headers of all sets.
+
+        Parameters
+        ----------
+        file
+            16-byte digest, the first part of keys.
+        """
+        headers = (self._header(at * SET) for at in range(self._count()))
+        found = (packed for h in headers if file in h for packed, *_ in ENTRY.iter_unpack(h))
+        return [int.from_bytes(key[16:], "little") for key in found if key[:16] == file]
+
     def size(self) -> int:
         """Return the length of the store's file in bytes."""
         return os.fstat(self._file).st_size

@@ -54,7 +54,7 @@ class Source(ABC):
     @abstractmethod
     def fetch(
         self, ranges: Sequence[Range], version: Identity | None
-    ) -> tuple[list[bytes], Identity]:
+    ) -> tuple[list[bytes], list[Identity]]:
         """Fetch ranges in one parallel wave.
 
         Parameters
@@ -62,12 +62,13 @@ class Source(ABC):
         ranges
             (start, end) pairs in bytes, end exclusive. An end may lie beyond the end of the file.
         version
-            Version that every response must belong to, None for any version.
+            Version that no response may contradict, None for any version.
 
         Returns
         -------
-        bodies, version
-            One body for each range, shorter only at the end of the file; version of the file.
+        bodies, versions
+            One body for each range, shorter only at the end of the file; what each response told of
+            the version. The caller compares the responses with each other.
 
         Raises
         ------

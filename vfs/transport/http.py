@@ -28,7 +28,8 @@ from vfs.transport.connections import (
 )
 from vfs.transport.failures import MayPassError, told
 from vfs.transport.plan import Pace, Range
-from vfs.transport.response import believe, pieces
+from vfs.transport.response import pieces
+from vfs.transport.versions import Versions
 from vfs.workers import Slots, Workers
 
 log = logging.getLogger(__name__)
@@ -67,6 +68,7 @@ class HttpSource(Source):
         super().__init__(url, options)
         self._options = options
         self._connect()
+        self._versions = Versions(self.name, only_sizes=options.validators == "size")
         renew_in_children(self)
 
     def _connect(self) -> None:
@@ -100,7 +102,7 @@ class HttpSource(Source):
 
     def fetch(
         self, ranges: Sequence[Range], version: Identity | None
-    ) -> tuple[list[bytes], Identity]:
+    ) -> tuple[list[bytes], list[Identity]]:
         """Fetch ranges in one parallel wave, see `Source.fetch`."""
         self.budget.check(self.name, ranges)
         self.budget.stats.add(waves=1)
@@ -122,7 +124,7 @@ class HttpSource(Source):
         rounds = -(-len(ranges) // self.connections)
         length = sum(len(body) for body, _ in answers)
         self.pace.received(length, time.monotonic() - began, rounds)
-        return [body for body, _ in answers], answers[0][1]
+        return [body for body, _ in answers], [found for _, found in answers]
 
     def renew(self) -> None:
         """Close the inherited sockets, which stay open in the parent, and make a new session."""
@@ -171,18 +173,13 @@ class HttpSource(Source):
     def _attempt(
         self, wanted: Range, version: Identity | None, deadline: float
     ) -> tuple[bytes, Identity]:
-        headers = {"Range": f"bytes={wanted[0]}-{wanted[1] - 1}", "Accept-Encoding": "identity"}
-        if version is not None:
-            headers |= version.conditions()
         with told(self.name):
-            response = self._follow(headers, deadline)
-            try:
-                found, length = believe(self.name, response, wanted, version)
-                body = self._read(response, length, deadline)
-            except BaseException:
-                response.close()
-                raise
-        return body, found
+            return self._versions.ask(
+                wanted,
+                version,
+                lambda headers: self._follow(dict(headers), deadline),
+                lambda response, length: self._read(response, length, deadline),
+            )
 
     def _follow(self, headers: dict[str, str], deadline: float) -> Any:
         """Send a request, follow redirects, and begin again once if a remembered target expired."""

@@ -36,7 +36,7 @@ class FileSource(Source):
         except FileNotFoundError:
             raise NotFoundError(f"{self.name}: no such file", 404) from None
         found = Identity(facts.st_size, f'"{facts.st_mtime_ns}"')
-        if version is not None and not version.same_version(found):
+        if version is not None and version.contradicts(found):
             raise FileChangedError(f"{self.name}: {version} was expected, {found} is there")
         bodies = []
         with self._path.open("rb") as file:
@@ -44,7 +44,7 @@ class FileSource(Source):
                 self.budget.spend_request(self.name)
                 bodies.append(os.pread(file.fileno(), end - start, start))
         self.budget.stats.add(bytes=sum(map(len, bodies)))
-        return bodies, found
+        return bodies, [found] * len(bodies)
 
     def close(self):
         self.closed = True
