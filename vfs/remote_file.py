@@ -34,9 +34,10 @@ def open_file(url: str, **options: Any) -> RemoteFile:
     url
         An http or https URL on a server that supports range requests.
     **options
-        Attributes of `vfs.Options`: ``cache_dir``, ``cache_size`` (bytes), ``memory_size``
-        (bytes), ``cache_key``, ``connections``, ``timeout`` (seconds), ``retries``,
-        ``deadline`` (seconds), ``headers``, ``session``, ``max_requests``, ``max_bytes``.
+        Attributes of `vfs.Options`: ``cache_dir``, ``cache_size`` and ``memory_size`` (bytes, or a
+        text such as ``"2GiB"``), ``cache_key``, ``connections``, ``timeout`` (seconds),
+        ``retries``, ``deadline`` (seconds), ``headers``, ``session``, ``max_requests``,
+        ``max_bytes``.
 
     Returns
     -------

@@ -13,7 +13,7 @@ from vfs.cache import disk
 from vfs.cache.disk import DiskStore
 from vfs.cache.kept_files import FOLDER, KeptFiles
 from vfs.errors import CacheDirectoryError, OptionError
-from vfs.options import MIB, Options
+from vfs.options import MIB, Options, expanded, size_of
 
 log = logging.getLogger(__name__)
 
@@ -49,12 +49,7 @@ def _cap(options: Options) -> int | None:
     """Return the cap from the options or the environment, None if neither sets one."""
     size = options.cache_size
     if size is None and (text := os.environ.get("STREAMFILE_CACHE_SIZE")):
-        try:
-            size = int(text)
-        except ValueError:
-            size = -1
-        if size < 0:
-            raise OptionError(f"STREAMFILE_CACHE_SIZE={text!r}: expected a number of bytes")
+        size = size_of("STREAMFILE_CACHE_SIZE", text)
     if size and size < disk.SET:
         raise OptionError(
             f"a cache of {size:,} bytes is too small: expected at least {disk.SET:,}, or 0 for none"
@@ -122,7 +117,7 @@ def _open_store(
 
 def _named(options: Options) -> Path | None:
     named = options.cache_dir or os.environ.get("STREAMFILE_CACHE_DIR")
-    return Path(named) if named else None
+    return Path(expanded(named)) if named else None
 
 
 def _unnamed() -> tuple[Path, Path]:
