@@ -9,7 +9,7 @@ from typing import Any
 from vfs.cache.blocks import BlockCache
 from vfs.cache.disk import BLOCK
 from vfs.cache.kept_files import KeptFiles
-from vfs.errors import FileChangedError
+from vfs.errors import ClosedError, FileChangedError, VFSError
 from vfs.forks import ForkLock, native
 from vfs.identity import Identity, digest
 from vfs.options import Options
@@ -86,16 +86,16 @@ class RemoteFile:
         self.name = source.name
         self.budget = source.budget
         self.stats = source.budget.stats
+        self._closed = False
         self._cache = BlockCache(options)
         key = options.cache_key
         self._name = source.cache_name if key is None else f"key\0{key}"
         self._lock = ForkLock()
-        recalled = self._cache.get_record(digest("identity", self._name))
-        if recalled is not None:
-            self._version = _Version(self._name, Identity.from_json(recalled), answered=False)
-            self._source.open_ahead()
-        else:
-            self._version = self._fetch_head()
+        try:
+            self._version = self._first()
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def identity(self) -> Identity:
@@ -166,7 +166,7 @@ class RemoteFile:
         wanted = [(offset, offset + length) for offset, length in ranges]
         if any(start < 0 or end < start for start, end in wanted):
             raise ValueError("offsets and lengths cannot be negative")
-        version = self._version
+        version = self._current()
         try:
             return self._read(version, wanted, spare, keep=keep)
         except FileChangedError:
@@ -192,14 +192,14 @@ class RemoteFile:
         VFSError
             See `vfs.errors`.
         """
-        version = self._version
+        version = self._current()
         bodies, _ = self._request(ranges, version.identity)
         self._answered(version)
         return bodies
 
     def cached(self, offset: int, length: int) -> bytes | None:
         """Return a range from the cache, None if the cache lacks a part of it."""
-        return self._get(self._version, offset, length)
+        return self._get(self._current(), offset, length)
 
     def validate(self) -> Identity:
         """Check that the server still has the version that the cache remembers.
@@ -212,7 +212,7 @@ class RemoteFile:
         Identity
             The version that is read from here on.
         """
-        version = self._version
+        version = self._current()
         if not version.answered:
             try:
                 self._check(version)
@@ -222,14 +222,14 @@ class RemoteFile:
 
     def recall(self, name: str) -> bytes | None:
         """Return the record that `remember` stored for this version of the file, else None."""
-        version = self._version
+        version = self._current()
         if not version.identity.durable:
             return None
         return self._cache.get_record(digest("record", name, version.name))
 
     def remember(self, name: str, record: bytes) -> None:
         """Store a record about this version on disk, if a validator distinguishes the version."""
-        version = self._version
+        version = self._current()
         if version.identity.durable:
             self._cache.put_record(digest("record", name, version.name), record)
 
@@ -240,11 +240,15 @@ class RemoteFile:
 
     def kept_name(self, what: str) -> bytes | None:
         """Return the name of a kept file derived from this version, None without a validator."""
-        version = self._version
+        version = self._current()
         return digest("kept", what, version.name) if version.identity.durable else None
 
     def close(self) -> None:
-        """Close the connections and the cache."""
+        """Close the connections and the cache; the object answers no more.
+
+        A call in another thread completes, or raises a ClosedError.
+        """
+        self._closed = True
         self._source.close()
         self._cache.close()
 
@@ -259,6 +263,20 @@ class RemoteFile:
 
     def __repr__(self) -> str:
         return f"<RemoteFile {self.name} ({self._version.identity})>"
+
+    def _current(self) -> _Version:
+        if self._closed:
+            raise ClosedError.of(self.name)
+        return self._version
+
+    def _first(self) -> _Version:
+        """Return the version that the cache remembers, else the one that the server has."""
+        recalled = self._cache.get_record(digest("identity", self._name))
+        if recalled is None:
+            return self._fetch_head()
+        version = _Version(self._name, Identity.from_json(recalled), answered=False)
+        self._source.open_ahead()
+        return version
 
     def _fetch_head(self) -> _Version:
         """Fetch the first bytes of whichever version the server has, and return that version."""
@@ -349,8 +367,13 @@ class RemoteFile:
 
         During a read, SQLite holds only locks of the connection, which a child process never uses.
         """
-        with native.outside():
-            return self._source.fetch(ranges, version)
+        try:
+            with native.outside():
+                return self._source.fetch(ranges, version)
+        except VFSError as failure:
+            if self._closed:
+                raise ClosedError.of(self.name) from failure
+            raise
 
     def _plan(self, runs: list[Range]) -> list[Range]:
         pace = self._source.pace
