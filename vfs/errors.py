@@ -17,6 +17,7 @@
     │   └── ResponseError        a partial response that does not match the request
     ├── FileChangedError         the file is no longer the version that was opened
     ├── BudgetError              ``max_requests`` or ``max_bytes`` would be exceeded
+    ├── ClosedError              the object was closed
     └── DatabaseError            the file is no SQLite database, or a damaged one
 """
 
@@ -27,6 +28,7 @@ __all__ = [
     "BudgetError",
     "CacheDirectoryError",
     "CacheSpaceError",
+    "ClosedError",
     "ConnectError",
     "DatabaseError",
     "DeadlineError",
@@ -115,6 +117,15 @@ class FileChangedError(VFSError):
 
 class BudgetError(VFSError):
     """A request was not sent, because it would exceed ``max_requests`` or ``max_bytes``."""
+
+
+class ClosedError(VFSError, ValueError):
+    """The object was closed: a file, a reader, a model."""
+
+    @classmethod
+    def of(cls, name: str) -> ClosedError:
+        """Return the error that names a closed file."""
+        return cls(f"{name}: it was closed, and answers no more; open it again")
 
 
 class DatabaseError(VFSError):

@@ -3,11 +3,32 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import unquote_plus, urlsplit, urlunsplit
+
+# Of each way to sign a URL: parameters that are always there, and all that belong to it, in lower
+# case.
+SIGNATURES = tuple(
+    (frozenset(needed.split()), re.compile(every))
+    for needed, every in (
+        ("x-amz-signature", r"x-amz-.*"),  # Amazon S3, version 4
+        ("awsaccesskeyid expires signature", r"awsaccesskeyid|expires|signature|x-amz-.*"),
+        ("x-goog-signature", r"x-goog-.*"),  # Google Cloud Storage, version 4
+        ("googleaccessid expires signature", r"googleaccessid|expires|signature"),
+        # Amazon CloudFront, which the Hugging Face hub redirects to, too
+        ("expires signature key-pair-id", r"expires|policy|signature|key-pair-id|hash-algorithm"),
+        ("policy signature key-pair-id", r"expires|policy|signature|key-pair-id|hash-algorithm"),
+        (  # Azure: a shared access signature
+            "sig sv",
+            r"sv|ss|srt|sr|sp|st|se|sip|spr|sig|si|sdd|ses|saoid|suoid|scid"
+            r"|skoid|sktid|skt|ske|sks|skv",
+        ),
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -129,16 +150,41 @@ def is_url(name: str) -> bool:
 
 
 def url_name(url: str) -> str:
-    """Make the name of a file in the cache from its URL: scheme, host, port and path.
+    """Make the name of a file in the cache from its URL, without a signature in its query.
 
     Parameters
     ----------
     url
-        URL of the file; its query is not used.
+        URL of the file.
+
+    Returns
+    -------
+    str
+        Scheme, host, port, path and `lasting_query`, as they are written; case counts in all but
+        scheme and host. The fragment, and user name and password, have no part in the name.
     """
     parts = urlsplit(url)
     port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
-    return f"url\0{parts.scheme}\0{parts.hostname}\0{port}\0{parts.path}"
+    query = lasting_query(url)
+    asked = f"?{query}" if query else ""
+    return f"url\0{parts.scheme}\0{parts.hostname}\0{port}\0{parts.path}{asked}"
+
+
+def lasting_query(url: str) -> str:
+    """Return the query of a URL without the parameters of a signature, which soon expires.
+
+    Only a complete set of parameters, as the storage services write it, is a signature: a name
+    such as ``Expires`` or ``sp`` alone may select another file. All other parameters stay, in
+    their order.
+    """
+    parameters = [part for part in urlsplit(url).query.split("&") if part]
+    names = [unquote_plus(part.partition("=")[0]).lower() for part in parameters]
+    signed = [others for needed, others in SIGNATURES if needed.issubset(names)]
+    return "&".join(
+        part
+        for part, name in zip(parameters, names, strict=True)
+        if not any(others.fullmatch(name) for others in signed)
+    )
 
 
 def digest(*names: str) -> bytes:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from decimal import Decimal
 from typing import Any
 
 from vfs.errors import OptionError
 
 MIB = 1 << 20
 LONGEST = 365 * 24 * 3600  # seconds; operating systems reject much longer timeouts
+LARGEST = 2**63 - 1  # bytes of a file, for operating systems
+SIZE = re.compile(r"([0-9]{1,30}(?:\.[0-9]{1,30})?) *([kmgt]?)(i?)(b?)", re.IGNORECASE)
+FORMS = '"536870912", "512MB", "1.5 GB" or "2GiB"'
+SIZES = ("cache_size", "memory_size", "max_bytes")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,15 +27,18 @@ class Options:
     Attributes
     ----------
     cache_dir
-        Directory of the disk cache. Default: ``STREAMFILE_CACHE_DIR``, else the platform's
-        user cache directory, else the temporary directory, else none.
+        Directory of the disk cache, which belongs to this user, and which nobody else may write.
+        ``~`` is the home directory. Default: ``STREAMFILE_CACHE_DIR``, else the platform's user
+        cache directory, else a directory in the temporary one, else none.
     cache_size
-        Cap of the cache directory in bytes, 0 for no disk cache. Default:
-        ``STREAMFILE_CACHE_SIZE``, else the smaller of 512 MiB and half the free space.
+        Cap of the cache directory, in bytes or as a text such as ``"2GiB"`` (see `size_of`), 0 for
+        no disk cache. Default: ``STREAMFILE_CACHE_SIZE``, else the smaller of 512 MiB and half the
+        free space.
     memory_size
-        Cap of the memory cache in bytes.
+        Cap of the memory cache, in bytes or as a text.
     cache_key
-        Name of the file in the cache, in place of its scheme, host, port and path.
+        Name of the file in the cache. Default: its scheme, host, port, path and query, without a
+        signature in the query.
     connections
         Greatest number of parallel connections.
     timeout
@@ -47,7 +57,8 @@ class Options:
         compares nothing but the size, for servers that tell different validators of one file by
         turns; nothing is kept on disk then.
     max_requests, max_bytes
-        Greatest numbers of requests and of body bytes until the file is closed.
+        Greatest numbers of requests and of body bytes (or a text as for ``cache_size``) until the
+        file is closed.
     """
 
     __module__ = "vfs"
@@ -80,7 +91,12 @@ class Options:
         if unknown:
             names = ", ".join(map(repr, unknown))
             raise OptionError(f"unknown option {names}; the options are {', '.join(known)}")
-        parsed = cls(**options)
+        sizes = {
+            name: size_of(f"option {name}", options[name])
+            for name in SIZES
+            if isinstance(options.get(name), str)
+        }
+        parsed = cls(**{**options, **sizes})
         for name, least, kinds in (
             ("cache_size", 0, int),
             ("memory_size", 0, int),
@@ -95,9 +111,16 @@ class Options:
             if value is None and name in ("cache_size", "max_requests", "max_bytes", "deadline"):
                 continue
             if isinstance(value, bool) or not isinstance(value, kinds) or not value >= least:
-                raise OptionError(f"option {name}={value!r}: expected a number of at least {least}")
+                texts = f", or a text: {FORMS}" if name in SIZES else ""
+                raise OptionError(
+                    f"option {name}={value!r}: expected a number of at least {least}{texts}"
+                )
+            if name in SIZES and value > LARGEST:
+                raise OptionError(f"option {name}={value!r}: expected at most {LARGEST:,} bytes")
             if name in ("timeout", "deadline") and value > LONGEST:
                 raise OptionError(f"option {name}={value!r}: expected at most {LONGEST:,} seconds")
+        if not isinstance(parsed.cache_dir, str | os.PathLike | None):
+            raise OptionError(f"option cache_dir={parsed.cache_dir!r}: expected a path")
         if not isinstance(parsed.headers, Mapping | None):
             raise OptionError(f"option headers={parsed.headers!r}: expected a mapping of strings")
         if not isinstance(parsed.cache_key, str | None):
@@ -109,3 +132,36 @@ class Options:
         if parsed.session is not None and not hasattr(parsed.session, "get"):
             raise OptionError(f"option session={parsed.session!r}: expected a requests.Session")
         return parsed
+
+
+def size_of(name: str, text: str) -> int:
+    """Read a number of bytes, with or without a unit.
+
+    Parameters
+    ----------
+    name
+        Name of the option, for the message.
+    text
+        Digits, with a unit if there are decimal places. kB, MB, GB and TB are powers of 1,000, and
+        KiB, MiB, GiB and TiB powers of 1,024. Case does not count.
+
+    Raises
+    ------
+    OptionError
+        The text is no size.
+    """
+    match = SIZE.fullmatch(text.strip())
+    number, prefix, binary, unit = match.groups() if match else ("", "", "", "")
+    whole = "." not in number
+    if match is None or (prefix and not unit) or (not prefix and (binary or not whole)):
+        raise OptionError(f"{name}={text!r}: expected a number of bytes, such as {FORMS}")
+    factor: int = (1024 if binary else 1000) ** " kmgt".index(prefix.lower() or " ")
+    size = math.ceil(Decimal(number) * factor)
+    if size > LARGEST:
+        raise OptionError(f"{name}={text!r}: expected at most {LARGEST:,} bytes")
+    return size
+
+
+def expanded(path: str | os.PathLike[str]) -> str:
+    """Return a local path with the home directory in place of ``~``, if there is such a home."""
+    return os.path.expanduser(path)  # noqa: PTH111 - `Path.expanduser` changes other paths too

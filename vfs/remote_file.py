@@ -10,7 +10,7 @@ from typing import Any
 from vfs.cache.blocks import BlockCache
 from vfs.cache.disk import BLOCK
 from vfs.cache.kept_files import KeptFiles
-from vfs.errors import FileChangedError
+from vfs.errors import ClosedError, FileChangedError, VFSError
 from vfs.forks import ForkLock, native
 from vfs.identity import Identity, digest
 from vfs.options import Options
@@ -35,9 +35,10 @@ def open_file(url: str, **options: Any) -> RemoteFile:
     url
         An http or https URL on a server that supports range requests.
     **options
-        Attributes of `vfs.Options`: ``cache_dir``, ``cache_size`` (bytes), ``memory_size``
-        (bytes), ``cache_key``, ``connections``, ``timeout`` (seconds), ``retries``,
-        ``deadline`` (seconds), ``headers``, ``session``, ``max_requests``, ``max_bytes``.
+        Attributes of `vfs.Options`: ``cache_dir``, ``cache_size`` and ``memory_size`` (bytes, or a
+        text such as ``"2GiB"``), ``cache_key``, ``connections``, ``timeout`` (seconds),
+        ``retries``, ``deadline`` (seconds), ``headers``, ``session``, ``max_requests``,
+        ``max_bytes``.
 
     Returns
     -------
@@ -112,17 +113,17 @@ class RemoteFile:
         self.name = source.name
         self.budget = source.budget
         self.stats = source.budget.stats
+        self._closed = False
         self._cache = BlockCache(options)
         key = options.cache_key
         self._name = source.cache_name if key is None else f"key\0{key}"
         self._record_name = digest("version", self._name)
         self._lock = ForkLock()
-        recalled = self._cache.get_record(self._record_name)
-        if recalled is not None:
-            self._version = _Version.from_record(self._name, recalled)
-            self._source.open_ahead()
-        else:
-            self._version = self._fetch_head()
+        try:
+            self._version = self._first()
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def identity(self) -> Identity:
@@ -193,7 +194,7 @@ class RemoteFile:
         wanted = [(offset, offset + length) for offset, length in ranges]
         if any(start < 0 or end < start for start, end in wanted):
             raise ValueError("offsets and lengths cannot be negative")
-        version = self._version
+        version = self._current()
         try:
             return self._read(version, wanted, spare, keep=keep)
         except FileChangedError:
@@ -219,12 +220,12 @@ class RemoteFile:
         VFSError
             See `vfs.errors`.
         """
-        version = self._version
+        version = self._current()
         return self._request(ranges, version)
 
     def cached(self, offset: int, length: int) -> bytes | None:
         """Return a range from the cache, None if the cache lacks a part of it."""
-        return self._get(self._version, offset, length)
+        return self._get(self._current(), offset, length)
 
     def validate(self) -> Identity:
         """Check that the server still has the version that the cache remembers.
@@ -237,7 +238,7 @@ class RemoteFile:
         Identity
             The version that is read from here on.
         """
-        version = self._version
+        version = self._current()
         if not version.answered:
             try:
                 self._check(version)
@@ -247,14 +248,14 @@ class RemoteFile:
 
     def recall(self, name: str) -> bytes | None:
         """Return the record that `remember` stored for this version of the file, else None."""
-        version = self._version
+        version = self._current()
         if not version.durable:
             return None
         return self._cache.get_record(digest("record", name, version.name))
 
     def remember(self, name: str, record: bytes) -> None:
         """Store a record about this version on disk, if a validator distinguishes the version."""
-        version = self._version
+        version = self._current()
         if version.durable:
             self._cache.put_record(digest("record", name, version.name), record)
 
@@ -265,11 +266,15 @@ class RemoteFile:
 
     def kept_name(self, what: str) -> bytes | None:
         """Return the name of a kept file derived from this version, None without a validator."""
-        version = self._version
+        version = self._current()
         return digest("kept", what, version.name) if version.durable else None
 
     def close(self) -> None:
-        """Close the connections and the cache."""
+        """Close the connections and the cache; the object answers no more.
+
+        A call in another thread completes, or raises a ClosedError.
+        """
+        self._closed = True
         self._source.close()
         self._cache.close()
 
@@ -284,6 +289,19 @@ class RemoteFile:
 
     def __repr__(self) -> str:
         return f"<RemoteFile {self.name} ({self._version.identity})>"
+
+    def _current(self) -> _Version:
+        if self._closed:
+            raise ClosedError.of(self.name)
+        return self._version
+
+    def _first(self) -> _Version:
+        """Return the version that the cache remembers, else the one that the server has."""
+        recalled = self._cache.get_record(self._record_name)
+        if recalled is None:
+            return self._fetch_head()
+        self._source.open_ahead()
+        return _Version.from_record(self._name, recalled)
 
     def _fetch_head(self) -> _Version:
         """Fetch the first bytes of whichever version the server has, and return that version."""
@@ -418,8 +436,13 @@ class RemoteFile:
 
         During a read, SQLite holds only locks of the connection, which a child process never uses.
         """
-        with native.outside():
-            return self._source.fetch(ranges, version)
+        try:
+            with native.outside():
+                return self._source.fetch(ranges, version)
+        except VFSError as failure:
+            if self._closed:
+                raise ClosedError.of(self.name) from failure
+            raise
 
     def _plan(self, runs: list[Range]) -> list[Range]:
         pace = self._source.pace

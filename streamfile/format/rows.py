@@ -61,8 +61,11 @@ class VectorRows:
         self._values = body + (key_types - 13) // 2
         self.stored_keys = Keys(data, body, self._values)
         self._ends = rows.starts + rows.sizes
-        # A key is text, and the serial type of each further column has one byte.
-        sound = (key_types >= 13) & (key_types % 2 == 1) & (at + dim + 1 == body)
+        texts = (key_types >= 13) & (key_types % 2 == 1)
+        # The serial type of each column behind the key has one byte.
+        sound = at + dim + 1 == body
+        if not texts.all():
+            raise no_text(name, int(self.rowids[~texts][0]))
         if not np.all(sound & (self._values <= self._ends)):
             raise self._malformed("other columns than a key, the dimensions and a magnitude")
 
@@ -162,3 +165,19 @@ class VectorRows:
 
     def _malformed(self, what: str) -> FormatError:
         return FormatError(f"{self._name}: malformed: a row of the table magnitude has {what}")
+
+
+def no_text(name: str, rowid: int) -> FormatError:
+    """Return the error for a row whose key is NULL, a number or a blob.
+
+    Parameters
+    ----------
+    name
+        Name of the file.
+    rowid
+        Row id of the row.
+    """
+    return FormatError(
+        f"{name}: malformed: a row of the table magnitude has a key that is no text (NULL, a "
+        f"number or a blob): row {rowid}; correct it by SQL in a copy of the file, or get another"
+    )

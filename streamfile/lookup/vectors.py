@@ -73,6 +73,7 @@ class Vectors:
 
     def find(self, keys: Sequence[str]) -> dict[str, int]:
         """Look up keys; return the row id of each key that the file has."""
+        self._reader.check_open()
         if not keys:
             return {}
         return self._reader.find(keys, case_insensitive=self._case_insensitive)
@@ -184,9 +185,11 @@ class Vectors:
                 recent.keep(list(first), vectors[list(first.values())])
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file, and forget the vectors in memory."""
         self._closed = True
         self._reader.close()
+        with self._lock:
+            self._recent.clear()
 
     def _choice(self, chosen: bool | None) -> bool:
         """Return the value of an option; its default is False for ELMo files, else True."""

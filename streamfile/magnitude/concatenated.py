@@ -103,8 +103,13 @@ class ConcatenatedMagnitude(VectorModel):
         for part in self.parts:
             part.close()
 
+    def _check_open(self) -> None:
+        for part in self.parts:
+            part._check_open()
+
     def __contains__(self, key: object) -> bool:
         """Tell whether all parts with keys contain the key, or their forms of a tuple."""
+        self._check_open()
         if isinstance(key, tuple) and len(key) != len(self.parts):
             return False
         asked = [

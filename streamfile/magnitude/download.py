@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from streamfile._progress import Progress
 from streamfile.errors import FormatError
 from vfs.errors import FileChangedError
-from vfs.identity import Identity
+from vfs.identity import Identity, lasting_query
 from vfs.remote_file import RemoteFile, open_file
 
 log = logging.getLogger(__name__)
@@ -108,7 +108,7 @@ def _complete(file: RemoteFile, partial: Path, target: Path, *, progress: bool) 
 
 
 def _digest(url: str, version: Identity) -> str:
-    """Hash the URL without its query, often an expiring signature, and the version to 16 digits."""
-    place = urlsplit(url)._replace(query="", fragment="").geturl()
+    """Hash the URL without a signature, and the version of the file, to 16 digits."""
+    place = urlsplit(url)._replace(query=lasting_query(url), fragment="").geturl()
     name = place.encode() + b"\0" + repr(version).encode()
     return hashlib.blake2b(name, digest_size=8).hexdigest()

@@ -19,6 +19,7 @@ from streamfile.magnitude.keyed_vectors import KeyedVectorsNames
 from streamfile.magnitude.magnitude import Magnitude
 from streamfile.magnitude.shapes import Key
 from streamfile.oov.hashing import hash_vector
+from vfs.errors import ClosedError
 from vfs.forks import ForkLock
 
 COLLISION = 0.001  # probability that two of all values get nearly equal vectors
@@ -102,6 +103,7 @@ ngram_oov, dtype
         self._ngram_oov = ngram_oov is not False
         self._dim = _dimensions(number_of_values)
         self._lock = ForkLock()
+        self._closed = False
         capacity = capacity_for(lazy_loading, 0, self._dim, self.dtype)
         self._recent = {  # by `normalized`
             unit: RecentVectors(capacity, self._dim, self.dtype) for unit in (False, True)
@@ -124,21 +126,31 @@ ngram_oov, dtype
 
     def index(self, q: int | Sequence[int], return_vector: bool = True) -> Any:
         """Raise an IndexError for any position, because there are no rows."""
+        self._check_open()
         if isinstance(q, int) or len(q):
             raise IndexError(f"index {q} is out of range: a featurizer has 0 vectors in a file")
         return []
 
     def get_vectors_mmap(self) -> Array:
         """Return an empty array, shape (0, dim), because there are no rows."""
+        self._check_open()
         return np.zeros((0, self.dim), self.dtype)
+
+    def close(self) -> None:
+        """Forget the vectors in memory, see `VectorModel.close`."""
+        self._closed = True
+        with self._lock:
+            self._recent.clear()
 
     def __getitem__(self, q: int | slice | Sequence[int]) -> Any:
         return self.index([] if isinstance(q, slice) else q)
 
     def __iter__(self) -> Iterator[tuple[str, Any]]:
+        self._check_open()
         return iter(())
 
     def __len__(self) -> int:
+        self._check_open()
         return 0
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -148,19 +160,27 @@ ngram_oov, dtype
     def __repr__(self) -> str:
         return f"<FeaturizerMagnitude {self.path}>"
 
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ClosedError.of(self.path)
+
     def _get_matrix(self) -> NoReturn:
+        self._check_open()
         raise FormatError(f"{self.path}: there are no rows to search")
 
     def _get_approximate(self) -> NoReturn:
+        self._check_open()
         raise NoIndexError(f"{self.path}: there are no rows, and no index of them, to search")
 
-    def _place_of(self, key: str) -> None:
+    def _place_of(self, key: object) -> None:
         """Return None, because no key has a position."""
+        self._check_open()
 
     def _of_keys(self, keys: Sequence[Key], normalized: bool | None) -> Array:
         unit = self._normalized if normalized is None else normalized
         names = [key_name(key) for key in keys]
         with self._lock:
+            self._check_open()
             known, vectors = self._recent[unit].take(names)
         made = complete(names, known, vectors, functools.partial(self._hashed, unit=unit))
         return self._padded(made)
@@ -179,6 +199,7 @@ ngram_oov, dtype
                 namespace=self.namespace,
             )
         with self._lock:
+            self._check_open()
             self._recent[unit].keep(names, vectors)
         return vectors
 

@@ -28,7 +28,7 @@ class KeyedVectorsNames(Search):
         """Read keys, and with `return_vector` their vectors, by position in the file."""
 
     @abstractmethod
-    def _place_of(self, key: str) -> int | None:
+    def _place_of(self, key: object) -> int | None:
         """Return the position of a key, None if the file does not have the key."""
 
     @property
@@ -59,7 +59,7 @@ class KeyedVectorsNames(Search):
         KeyError
             The file does not have the key, and `default` is None.
         """
-        place = self._place_of(key) if isinstance(key, str) else None
+        place = self._place_of(key)
         if place is not None:
             return place
         if default is None:
@@ -132,7 +132,9 @@ class KeySequence(Sequence[str]):
 
     def __iter__(self) -> Iterator[str]:
         for begin in range(0, len(self), SCAN_ROWS):
-            yield from self[begin : begin + SCAN_ROWS]
+            for key in self[begin : begin + SCAN_ROWS]:
+                self._of._check_open()
+                yield key
 
     def __contains__(self, key: object) -> bool:
         return key in self._of

@@ -104,7 +104,8 @@ class Magnitude(KeyedVectorsNames):
     -----
     The file format and the computed vectors are those of Patel et al., "Magnitude: A Fast,
     Efficient Universal Vector Embedding Utility Package", EMNLP 2018. Threads may share an object,
-    and forked processes may use it. A pickled object contains the constructor's arguments.
+    and forked processes may use it. A pickled object contains the constructor's arguments; the copy
+    of a closed object is open.
     """
 
     __module__ = "streamfile"
@@ -336,11 +337,14 @@ class Magnitude(KeyedVectorsNames):
         return answer[0] if single else answer
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file; all other methods raise a `vfs.ClosedError` from here on.
+
+        A call in another thread completes, or raises this error.
+        """
+        self._vectors.close()
         self._contextual.close()
         self._matrix.close()
         self._approximate.close()
-        self._vectors.close()
 
     @overload
     def __getitem__(self, q: int) -> tuple[str, Vector]: ...
@@ -354,13 +358,16 @@ class Magnitude(KeyedVectorsNames):
 
     def __contains__(self, key: object) -> bool:
         """Tell whether the file has the key."""
-        return isinstance(key, str) and key in self._vectors.find([key])
+        found = self._vectors.find([key] if isinstance(key, str) else [])
+        return isinstance(key, str) and key in found
 
     def __iter__(self) -> Iterator[tuple[str, Any]]:
         """Yield (key, vector) of all rows, in the order of the file."""
         size = len(self)
         for begin in range(0, size, SCAN_ROWS):
-            yield from self._rows(range(begin, min(begin + SCAN_ROWS, size)))
+            for row in self._rows(range(begin, min(begin + SCAN_ROWS, size))):
+                self._check_open()
+                yield row
 
     def __len__(self) -> int:
         """Return the number of vectors in the file."""
@@ -372,6 +379,9 @@ class Magnitude(KeyedVectorsNames):
 
     def __repr__(self) -> str:
         return f"<Magnitude {self._reader.name}>"
+
+    def _check_open(self) -> None:
+        self._reader.check_open()
 
     @property
     def _elmo(self) -> bool:
@@ -395,9 +405,9 @@ class Magnitude(KeyedVectorsNames):
         sentences = self._contextual.of_sentences(query.lists, normalized)
         return (self._padded(query.cut(vectors)) for vectors in sentences)
 
-    def _place_of(self, key: str) -> int | None:
-        rowid = self._vectors.find([key]).get(key)
-        return None if rowid is None else rowid - 1
+    def _place_of(self, key: object) -> int | None:
+        found = self._vectors.find([key] if isinstance(key, str) else [])
+        return found[key] - 1 if isinstance(key, str) and key in found else None
 
     def _rows(self, places: Sequence[int]) -> Iterator[tuple[str, Any]]:
         keys, vectors = self._vectors.of_places(places)

@@ -175,10 +175,14 @@ class VectorModel(Similarity):
         return found
 
     def close(self) -> None:
-        """Close the files of the model, if it has any."""
+        """Close the model; all other methods raise a `vfs.ClosedError` from here on."""
+
+    def _check_open(self) -> None:
+        """Raise a `vfs.ClosedError` if the model was closed."""
 
     def __contains__(self, key: object) -> bool:
         """Tell whether the model contains the key; other keys have vectors too."""
+        self._check_open()
         return False
 
     def __enter__(self: Self) -> Self:

@@ -17,7 +17,8 @@ from streamfile.readers.base import Reader
 from streamfile.readers.open import open_reader
 from streamfile.readers.remote import RemoteReader
 from vfs.errors import NotFoundError
-from vfs.identity import is_url
+from vfs.identity import is_url, lasting_query
+from vfs.options import expanded
 
 messages = logging.getLogger(__name__)
 
@@ -56,6 +57,7 @@ def open_model(
         See `vfs.errors`.
     """
     options = dict(stream_options or {})
+    path = path if is_url(path) else expanded(path)
     named = not is_url(path) and not Path(path).exists() and SHORT_NAME.fullmatch(path) is not None
     if stream:
         url = model_url(path, remote_path) if named else path
@@ -97,7 +99,8 @@ def download_model(
         ``.magnitude``, or a URL.
     download_dir
         Directory of the file. The file's name is the short name, or host, port and path of the
-        URL, with ``_`` in place of slashes and colons.
+        URL, with ``_`` in place of slashes and colons, and a digest of the query unless it is a
+        signature.
     remote_path
         URL of the directory of published models. Default: the environment variable
         ``STREAMFILE_REMOTE``, else http://magnitude.plasticity.ai/.
@@ -125,9 +128,12 @@ def download_model(
         parts = urlsplit(url)
         port = f":{parts.port}" if parts.port else ""
         name = f"{parts.hostname}{port}{parts.path}"
+        if query := lasting_query(url):  # it may select the file
+            told = hashlib.sha256(query.encode(errors="surrogateescape")).hexdigest()[:16]
+            name = f"{name.removesuffix(SUFFIX)}.{told}{SUFFIX}"
     else:
         name = model if model.endswith(SUFFIX) else model + SUFFIX
-    target = Path(download_dir).expanduser() / re.sub(r"[/\\:]", "_", name)
+    target = Path(expanded(download_dir)) / re.sub(r"[/\\:]", "_", name)
     if not target.is_file():
         download(url, target, progress=log)
     return str(target)
@@ -140,7 +146,7 @@ def _converted(path: Path, *, log: bool) -> str:
     about = path.stat()
     facts = f"{path.resolve()}\0{about.st_size}\0{about.st_mtime_ns}"
     digest = hashlib.sha256(facts.encode(errors="surrogateescape")).hexdigest()[:16]
-    target = Path(DOWNLOAD_DIR).expanduser() / f"{path.name}.{digest}{SUFFIX}"
+    target = Path(expanded(DOWNLOAD_DIR)) / f"{path.name}.{digest}{SUFFIX}"
     if not target.is_file():
         messages.warning(
             "%s: not a .magnitude file; it is converted to %s, as streamfile convert does",

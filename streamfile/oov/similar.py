@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from streamfile._arrays import Ints
+from streamfile.format.rows import no_text
 from streamfile.fts3.reader import count, phrase
 from streamfile.oov.hashing import BOW, EOW, ngrams
 from streamfile.oov.stem import shrink_to_one, shrink_to_two, stem
@@ -249,6 +250,9 @@ class _Search:
             values += [f"{first}%", longest, f"%{last}", longest]
         sql = SEARCH.format(BEGINNING_AND_END if longest >= 0 else "")
         rows = self._match(sql, [_text(value) for value in values])
+        for rowid, key in rows:
+            if key is None:
+                raise no_text(self._source.table.name, rowid)
         return [(rowid, key.decode("utf-8", "surrogateescape")) for rowid, key in rows]
 
 

@@ -13,6 +13,7 @@ from streamfile.readers.contents import Contents
 from streamfile.readers.sql import SqlConnection
 from vfs.btree.walk import Walk
 from vfs.cache.kept_files import KeptFiles
+from vfs.errors import ClosedError
 from vfs.stats import Budget
 
 T = TypeVar("T")
@@ -44,11 +45,21 @@ class Reader(ABC):
         self.budget = budget
         self.stats = budget.stats
         self.sql = sql
+        self._contents: Contents | None = None  # a subclass sets it
+        self._closed = False
 
     @property
-    @abstractmethod
     def contents(self) -> Contents:
         """Contents of the version that is read now; `current` checks that version."""
+        contents = self._contents
+        if self._closed or contents is None:
+            raise ClosedError.of(self.name)
+        return contents
+
+    def check_open(self) -> None:
+        """Raise a `vfs.ClosedError` if the reader was closed, as all other methods do."""
+        if self._closed:
+            raise ClosedError.of(self.name)
 
     @property
     def prefers_sql(self) -> bool:
@@ -113,8 +124,13 @@ class Reader(ABC):
         return VectorRows(self.name, found, self.contents.format.dim)
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file; the reader answers no more.
+
+        A call in another thread completes, or raises a `vfs.ClosedError`.
+        """
+        self._closed = True
         self.sql.close()
+        self._contents = None
 
 
 def encode(keys: Sequence[str]) -> list[bytes]:

@@ -50,18 +50,13 @@ class LocalReader(Reader):
         self._contents = Contents.of(LocalPages(path))
 
     @property
-    def contents(self) -> Contents:
-        """Contents of the file."""
-        return self._contents
-
-    @property
     def prefers_sql(self) -> bool:
         """Whether the table has at most 2,000 columns, the default limit of SQLite."""
         return self.contents.format.dim + 2 <= MOST_SQL_COLUMNS
 
     def current(self) -> Contents:
         """Return the contents of the file, which are read only once."""
-        return self._contents
+        return self.contents
 
     def find(self, keys: Sequence[str], *, case_insensitive: bool) -> dict[str, int]:
         """Look up keys, see `Reader.find`."""
@@ -87,10 +82,12 @@ class LocalReader(Reader):
 
     def run(self, walk: Callable[[Contents], Walk[T]]) -> T:
         """Run a walk over the pages of the file, see `Reader.run`."""
-        return run(self._contents.pages, walk(self._contents))
+        contents = self.contents
+        return run(contents.pages, walk(contents))
 
     def kept(self, what: str) -> tuple[KeptFiles | None, bytes | None]:
         """Return the kept files and the name of a derived file, see `Reader.kept`."""
+        self.check_open()
         return default_kept_files(), local_name(self.name, what)
 
     def _select(self, wanted: Sequence[bytes]) -> Entries:

@@ -11,6 +11,7 @@ from streamfile.readers.base import Reader
 from streamfile.readers.local import LocalReader
 from streamfile.readers.remote import RemoteReader
 from vfs.identity import is_url
+from vfs.options import expanded
 
 
 def open_reader(source: str | os.PathLike[str], **options: Any) -> Reader:
@@ -33,6 +34,7 @@ def open_reader(source: str | os.PathLike[str], **options: Any) -> Reader:
     name = os.fspath(source)
     if is_url(name):
         return RemoteReader(name, **options)
+    name = expanded(name)
     if not Path(name).is_file():
         raise PathError(f"{name}: no such file; expected a .magnitude file or the URL of one")
     return LocalReader(name)

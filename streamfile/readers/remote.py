@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
 from typing import Any, TypeVar
 
@@ -19,7 +19,7 @@ from vfs.btree.pages import RemotePages
 from vfs.btree.table import Table
 from vfs.btree.walk import Walk, run, together
 from vfs.cache.kept_files import KeptFiles
-from vfs.errors import DatabaseError, FileChangedError
+from vfs.errors import ClosedError, DatabaseError, FileChangedError
 from vfs.forks import ForkLock
 from vfs.identity import Identity
 from vfs.remote_file import open_file
@@ -72,30 +72,25 @@ class RemoteReader(Reader):
             self.file.close()
             raise
 
-    @property
-    def contents(self) -> Contents:
-        """Contents of the version that the cache or the server told last."""
-        return self._contents
-
     def current(self) -> Contents:
         """Return the contents of the version that the server has, see `Reader.current`."""
-        if self.file.validate() != self._contents.version:
+        if self.file.validate() != self.contents.version:
             self._open()
-        return self._contents
+        return self.contents
 
     def run(self, walk: Callable[[Contents], Walk[T]]) -> T:
         """Run a walk over the pages of the file, see `Reader.run`."""
-        contents = self._contents
+        contents = self.contents
         try:
             result = run(contents.pages, walk(contents), trees=contents.trees)
         except FileChangedError:
             if self.file.assumed == contents.version:
                 raise
             self._open()
-            contents = self._contents
+            contents = self.contents
             result = run(contents.pages, walk(contents), trees=contents.trees)
-        if self._known() > 1.2 * self._saved:
-            self._save()
+        if contents is self._contents and _known(contents) > 1.2 * self._saved:
+            self._save(contents)
         return result
 
     def kept(self, what: str) -> tuple[KeptFiles | None, bytes | None]:
@@ -103,10 +98,13 @@ class RemoteReader(Reader):
         return self.file.kept_files, self.file.kept_name(what)
 
     def close(self) -> None:
-        """Save the interior pages in the cache, and close the file."""
+        """Save the interior pages in the cache, and close the file, see `Reader.close`."""
+        contents = self._contents
+        if contents is not None:
+            with suppress(ClosedError):  # another thread closes it too
+                self._save(contents)
+        self.file.close()  # first, so that a statement that waits for the server ends
         super().close()
-        self._save()
-        self.file.close()
 
     def _open(self) -> None:
         """Load the contents of the assumed version, or if that fails, of the server's version."""
@@ -136,7 +134,7 @@ class RemoteReader(Reader):
             run(contents.pages, roots, opening=True)
             record = None
         self._contents = contents
-        self._saved = 0 if record is None else self._known()
+        self._saved = 0 if record is None else _known(contents)
 
     def _route(self, version: Identity) -> Route | None:
         """Read the sidecar, and return it if it belongs to this version of the file."""
@@ -169,10 +167,12 @@ class RemoteReader(Reader):
                 return router
         return None
 
-    def _known(self) -> int:
-        return sum(len(tree.interior) for tree in self._contents.trees)
+    def _save(self, contents: Contents) -> None:
+        known = _known(contents)
+        if known > self._saved:
+            self.file.remember(ROUTER, pack(contents.trees))
+            self._saved = known
 
-    def _save(self) -> None:
-        if self._known() > self._saved:
-            self.file.remember(ROUTER, pack(self._contents.trees))
-            self._saved = self._known()
+
+def _known(contents: Contents) -> int:
+    return sum(len(tree.interior) for tree in contents.trees)

@@ -16,6 +16,7 @@ from streamfile.errors import FormatError, PathError
 from streamfile.format.packed_blocks import pack_blocks, unpack_blocks
 from vfs.errors import NotFoundError
 from vfs.identity import Identity, is_url
+from vfs.options import expanded
 from vfs.remote_file import RemoteFile, open_file
 from vfs.stats import Counters, Stats
 
@@ -122,10 +123,11 @@ def find_routes(
     beside = urlsplit(url)._replace(path=f"{urlsplit(url).path}{SUFFIX}").geturl()
     name = beside if isinstance(given, bool) else os.fspath(given)
     if not is_url(name):
-        if not Path(name).is_file():
+        path = Path(expanded(name))
+        if not path.is_file():
             raise PathError(f"{name}: no such file; expected the path or URL of a sidecar")
-        _check_size(name, Path(name).stat().st_size)
-        yield Route.parse(name, Path(name).read_bytes())
+        _check_size(name, path.stat().st_size)
+        yield Route.parse(name, path.read_bytes())
         return
     file = None
     try:

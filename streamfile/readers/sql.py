@@ -8,7 +8,7 @@ from typing import Any
 
 import apsw
 
-from vfs.errors import DatabaseError
+from vfs.errors import ClosedError, DatabaseError
 from vfs.forks import ForkLock, native, renew_in_children
 
 
@@ -31,6 +31,7 @@ class SqlConnection:
         self._name = name
         self._connect = connect
         self._connection: apsw.Connection | None = None
+        self._closed = False
         self._lock = ForkLock()
         renew_in_children(self)
 
@@ -58,9 +59,13 @@ class SqlConnection:
         ------
         vfs.DatabaseError
             SQLite cannot read the file.
+        vfs.ClosedError
+            The connection was closed.
         """
         try:
             with self._lock, native:
+                if self._closed:
+                    raise ClosedError.of(self._name)
                 if self._connection is None:
                     self._connection = self._connect()
                 yield self._connection
@@ -68,7 +73,8 @@ class SqlConnection:
             raise DatabaseError(f"{self._name}: SQLite cannot read it: {failure}") from failure
 
     def close(self) -> None:
-        """Close the connection."""
+        """Close the connection, once a statement of another thread has ended."""
+        self._closed = True
         with self._lock, native:
             if self._connection is not None:
                 self._connection.close()

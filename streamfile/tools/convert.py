@@ -12,6 +12,7 @@ from streamfile.inputs.open import open_vectors
 from streamfile.write.annoy_index import import_annoy
 from streamfile.write.magnitude_file import Conversion, write_vectors
 from streamfile.write.output import unfinished
+from vfs.options import expanded
 
 SUFFIX = ".magnitude"
 MODEL = ".hdf5"
@@ -110,7 +111,7 @@ def convert(
     how = Conversion(precision, subword, ngrams, approx, trees, log)
     if approx:
         import_annoy()  # a missing extra is an error now, not after the vectors are written
-    jobs = _jobs(Path(source), Path(output))
+    jobs = _jobs(Path(expanded(source)), Path(expanded(output)))
     return [_convert(one, target, how, vocab, force=force) for one, target in jobs]
 
 

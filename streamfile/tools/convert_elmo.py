@@ -17,6 +17,7 @@ from streamfile.readers.local import LocalReader
 from streamfile.write.database import Builder
 from streamfile.write.lz4_rows import frame_rows
 from streamfile.write.magnitude_file import Conversion, write_vectors
+from vfs.options import expanded
 
 WORDS = 1024  # words of a batch
 META = {name: f"CREATE TABLE {name} (meta_file BLOB)" for name in (ELMO_WEIGHTS, ELMO_OPTIONS)}
@@ -51,7 +52,8 @@ def write_elmo(
         The extra ``elmo`` is not installed.
     """
     options = options_of(weights)
-    words = _Words(options, weights, [] if vocab is None else list(read_keys(Path(vocab))))
+    keys = [] if vocab is None else list(read_keys(Path(expanded(vocab))))
+    words = _Words(options, weights, keys)
 
     def extra(builder: Builder) -> None:
         for (name, sql), file in zip(META.items(), (weights, options), strict=True):

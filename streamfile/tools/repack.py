@@ -42,6 +42,7 @@ from vfs.btree.record import decode_record
 from vfs.btree.table import Rows, Table
 from vfs.btree.walk import run
 from vfs.btree.whole_trees import is_index, read_entries, read_rows
+from vfs.options import expanded
 
 MADE = (ROUTER, KEY_LENGTHS)  # tables that are made anew, not copied
 FULLTEXT = (SEGMENTS, SEGMENTS_INDEX, BLOCKS)
@@ -83,7 +84,7 @@ def repack(
     OSError
         The output cannot be written, or the disk is full.
     """
-    source, target = Path(source), Path(output)
+    source, target = Path(expanded(source)), Path(expanded(output))
     if not source.is_file():
         raise PathError(f"{source}: no such file; download it first if it is on the web")
     pages = LocalPages(source)

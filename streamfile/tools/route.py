@@ -16,6 +16,7 @@ from streamfile.write.output import unfinished
 from vfs.btree.pages import Pages
 from vfs.btree.walk import run
 from vfs.btree.whole_trees import survey
+from vfs.options import expanded
 from vfs.router.router import pack
 
 
@@ -48,7 +49,8 @@ def route(
     OSError
         The output cannot be written.
     """
-    with closing(open_reader(source)) as reader, unfinished(Path(output), force=force) as path:
+    target = Path(expanded(output))
+    with closing(open_reader(source)) as reader, unfinished(target, force=force) as path:
         current = reader.current()
         if isinstance(reader, RemoteReader):
             identity, head = reader.file.identity, reader.file.read(0, HEAD)

@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import quote, unquote_to_bytes
 
+from vfs.options import expanded
+
 if TYPE_CHECKING:
     from typing_extensions import Self
 
@@ -87,7 +89,7 @@ class RangeServer(ThreadingHTTPServer):
     def __init__(
         self, directory: str | os.PathLike[str], *, port: int = 0, latency: float = 0.0
     ) -> None:
-        self.directory = Path(directory).resolve()
+        self.directory = Path(expanded(directory)).resolve()
         if not self.directory.is_dir():
             raise NotADirectoryError(f"not a directory: {os.fspath(directory)}")
         self.latency = latency

@@ -623,7 +623,7 @@ def test_a_named_directory_that_cannot_be_used_is_an_error(monkeypatch, nowhere)
         BlockCache(Options())
 
 
-@pytest.mark.parametrize("text", ["much", "1.5", "-1", "1e9", "10MB"])
+@pytest.mark.parametrize("text", ["much", "1.5", "-1", "1e9", "10M"])
 def test_a_size_in_the_environment_that_is_no_size(tmp_path, monkeypatch, text):
     monkeypatch.setenv("STREAMFILE_CACHE_SIZE", text)
     with pytest.raises(vfs.OptionError, match="STREAMFILE_CACHE_SIZE"):

@@ -4,6 +4,7 @@ import itertools
 import pickle
 import threading
 from collections import Counter
+from pathlib import Path
 
 import magnitude_files as mf
 import numpy as np
@@ -274,13 +275,28 @@ def test_names_that_cannot_leave_the_directory(old, tmp_path):
         base = server.url.rpartition("/")[0]
         path = MagnitudeUtils.download_model("../../x", tmp_path, base)
         assert path == str(tmp_path / ".._.._x.magnitude")
-        url = server.url.replace("http://", "http://me:secret@") + "?token=1"
+        url = server.url.replace("http://", "http://me:secret@")
+        url += "?Expires=1&Signature=2&Key-Pair-Id=3"
         path = MagnitudeUtils.download_model(url, tmp_path)
         assert path == str(
             tmp_path / f"127.0.0.1_{server.url.split(':')[2].split('/')[0]}_file.magnitude"
         )
     with pytest.raises(ArgumentError, match="name or a URL"):
         MagnitudeUtils.download_model("", tmp_path)
+
+
+def test_files_that_a_query_selects_are_downloaded_apart(old, tmp_path):
+    """They have the same size and the same date, and no ETag."""
+    with ScriptedServer(old, etag=None) as server:
+        paths = []
+        for number in (1, 2, 1):
+            server.content = old[:-1] + bytes([number])
+            path = MagnitudeUtils.download_model(f"{server.url}?f={number}", tmp_path)
+            paths.append(path)
+            assert Path(path).read_bytes()[-1] == number
+            assert path.endswith(".magnitude")
+            assert "?" not in path
+        assert paths[0] == paths[2] != paths[1]
 
 
 # Names of models

@@ -9,7 +9,7 @@ import pytest
 from serving import LoggingServer
 
 from streamfile import Magnitude
-from vfs.errors import DatabaseError
+from vfs.errors import ClosedError, DatabaseError
 from vfs.transport.http import HttpSource
 
 BY_SQL = 'say"helo"wrold'  # what a quotation mark means is known to SQLite's parser alone
@@ -48,7 +48,7 @@ def network(monkeypatch):
 
 
 @contextlib.contextmanager
-def sql_under_way(folder, network):
+def sql_under_way(folder, network, *, closed=False):
     """Look a key up by SQL, in a thread, and wait until the network is waited for."""
     options = {"cache_size": 0, "memory_size": 0}
     answers = []
@@ -66,19 +66,29 @@ def sql_under_way(folder, network):
                 return execute(*arguments)
 
             v._reader.sql.execute = watched
-            thread = threading.Thread(target=lambda: answers.append(v.query(BY_SQL)))
+
+            def ask():
+                try:
+                    answers.append(v.query(BY_SQL))
+                except ClosedError as error:
+                    answers.append(error)
+
+            thread = threading.Thread(target=ask)
             thread.start()
             assert by_sql.wait(PATIENCE)
             assert network.reached.wait(PATIENCE)
             try:
                 yield v
                 assert not network.gave_up.is_set()
-                assert not answers
+                assert closed or not answers
             finally:
                 network.open.set()
                 thread.join()
     with Magnitude(folder / "a") as local:
-        assert (answers[0] == local.query(BY_SQL)).all()
+        if closed:
+            assert isinstance(answers[0], ClosedError)
+        else:
+            assert (answers[0] == local.query(BY_SQL)).all()
 
 
 def test_a_local_lookup_does_not_wait_for_the_network_of_another_file(folder, network):
@@ -107,7 +117,7 @@ def test_a_fork_does_not_wait_for_the_network(folder, network):
 
 
 def test_a_file_can_be_closed_while_its_sql_waits(folder, network):
-    with sql_under_way(folder, network) as v:
+    with sql_under_way(folder, network, closed=True) as v:
         closing = threading.Thread(target=v.close)
         closing.start()
         network.open.set()

@@ -35,7 +35,7 @@ def allowed(command, refusals=REFUSALS):
 @contextlib.contextmanager
 def small_disk(path, size):
     """Have a file system of so many bytes at a folder."""
-    allowed(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(path)])
+    allowed(["mount", "-t", "tmpfs", "-o", f"size={size},mode=700", "tmpfs", str(path)])
     try:
         yield
     finally:

@@ -216,12 +216,12 @@ def test_facts_about_the_file_come_from_the_server(open_, ask):
 
 def test_a_url_signed_anew_finds_its_blocks_again(open_):
     with ScriptedServer(OLD) as server:
-        open_(server, "?signature=a&expires=1").read(AT, 10)
+        open_(server, "?Expires=1&Signature=a&Key-Pair-Id=K").read(AT, 10)
         server.requests.clear()
-        file = open_(server, "?signature=b&expires=2#part")
+        file = open_(server, "?Expires=2&Signature=b&Key-Pair-Id=K#part")
         assert file.read(AT, 10) == OLD[AT : AT + 10]
         assert [(request.path, request.range) for request in server.requests] == [
-            ("/file.magnitude?signature=b&expires=2", (0, 4095))
+            ("/file.magnitude?Expires=2&Signature=b&Key-Pair-Id=K", (0, 4095))
         ]
 
 

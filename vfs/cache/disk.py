@@ -6,17 +6,20 @@ taken, a new block replaces the least recently used one. When the file shrinks, 
 the removed sets select another set; the most recently used blocks of the removed sets move there.
 An entry's checksum covers its key and its data. A slot that a killed or a concurrent writer left
 incomplete is therefore a miss, and readers need no lock. Writers hold a shared lock, which
-excludes only a process that shrinks the file.
+excludes only a process that shrinks the file. A writer does not wait long for the lock, which a
+stopped process would never release: without it nothing is written.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import struct
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -24,10 +27,16 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
+from vfs.cache.locks import lock
+from vfs.cache.trust import open_private
+from vfs.deadline import Deadline, current
+
 try:
     import fcntl
 except ImportError:  # pragma: no cover - Windows
     fcntl = None  # type: ignore[assignment]
+
+log = logging.getLogger(__name__)
 
 STORE = "blocks.v1"
 LOCK = "blocks.lock"
@@ -38,6 +47,7 @@ STAMP_OFFSET = 48
 SET = BLOCK + WAYS * BLOCK
 KEPT_LONGER = 30 * 24 * 3600 * 10**9
 MOVED_AT_ONCE = 4096
+PATIENCE = 1.0  # seconds to wait for the lock, the first time
 SUPPORTED = fcntl is not None and hasattr(os, "pread")
 
 Key = tuple[bytes, int]
@@ -58,8 +68,11 @@ class DiskStore:
 
     Raises
     ------
+    TimeoutError
+        A stopped process holds the lock of a store that must be created or shrunk.
     OSError
-        The directory cannot be written, or the capacity is below one set (260 KiB).
+        The directory cannot be written, has other files than this user's of these names, or the
+        capacity is below one set (260 KiB).
     """
 
     def __init__(
@@ -69,9 +82,12 @@ class DiskStore:
             raise OSError(f"a disk cache of {capacity} bytes is below the smallest, {SET}")
         self._path = directory / STORE
         self._lock_path = directory / LOCK
+        self._capacity = capacity
         self._room = room or (lambda: capacity)
         self._file = self._lock = -1
         self._writing = threading.Lock()
+        self._patience = PATIENCE
+        self._told = False
         self._open()
 
     def get(self, keys: Iterable[Key]) -> dict[Key, bytes]:
@@ -108,14 +124,16 @@ class DiskStore:
                 if stamp < now:
                     used.append(base + way * ENTRY.size + STAMP_OFFSET)
         if used:
-            with self._writing, self._locked(fcntl.LOCK_SH):
-                if self._count() == sets:
+            with self._writing, self._locked(0) as held:
+                if held and self._count() == sets:
                     for at in used:
                         os.pwrite(self._file, now.to_bytes(8, "little"), at)
         return found
 
     def put(self, blocks: Mapping[Key, bytes], *, keep: bool = False) -> None:
         """Write blocks, which replace the least recently used blocks.
+
+        Nothing is written while another process holds the lock, for example a stopped one.
 
         Parameters
         ----------
@@ -132,7 +150,11 @@ class DiskStore:
         """
         now = time.time_ns()
         stamp = now + (KEPT_LONGER if keep else 0)
-        with self._writing, self._locked(fcntl.LOCK_SH):
+        with self._writing, self._locked(self._patience) as held:
+            self._patience = PATIENCE if held else 0
+            if not held:
+                self._tell()
+                return
             sets = self._count()
             by_set: dict[int, list[Key]] = {}
             for key in blocks:
@@ -181,12 +203,21 @@ class DiskStore:
         self._open()
 
     def _open(self) -> None:
-        mode = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0)
-        self._lock = os.open(self._lock_path, mode, 0o600)
+        opened: list[int] = []
+        self._release = weakref.finalize(self, _close_all, opened)
+        self._release.atexit = False
         try:
-            with self._locked(fcntl.LOCK_EX):
-                self._file = os.open(self._path, mode, 0o600)
-                self._resize()
+            opened += [open_private(self._lock_path)]
+            opened += [open_private(self._path)]
+            self._lock, self._file = opened
+            with self._locked(PATIENCE, exclusive=True) as held:
+                if held:
+                    self._resize()
+                elif not SET <= self.size() <= self._capacity:
+                    raise TimeoutError(
+                        f"another process holds the lock {os.fspath(self._lock_path)!r}; is it "
+                        "stopped?"
+                    )
         except BaseException:
             self._close()
             raise
@@ -206,11 +237,17 @@ class DiskStore:
         fcntl.flock(self._file, fcntl.LOCK_SH)
 
     def _close(self) -> None:
-        files = self._file, self._lock
         self._file = self._lock = -1
-        for file in files:
-            if file >= 0:
-                os.close(file)
+        self._release()
+
+    def _tell(self) -> None:
+        if not self._told:
+            self._told = True
+            log.warning(
+                "another process, which may be stopped, holds the lock %s: nothing is written to "
+                "the disk cache meanwhile",
+                self._lock_path,
+            )
 
     def _header(self, base: int) -> bytes:
         return os.pread(self._file, BLOCK, base).ljust(BLOCK, b"\0")
@@ -219,14 +256,17 @@ class DiskStore:
         return os.fstat(self._file).st_size // SET or 1
 
     @contextlib.contextmanager
-    def _locked(self, kind: int) -> Iterator[None]:
+    def _locked(self, seconds: float, *, exclusive: bool = False) -> Iterator[bool]:
+        """Hold the lock during a ``with`` block; yield False if it is not free in time."""
         if self._lock < 0:
             raise OSError(errno.EBADF, "the disk cache was closed")
-        fcntl.flock(self._lock, kind)
+        deadline = Deadline(min(seconds, current().left))
+        held = lock(self._lock, exclusive=exclusive, deadline=deadline)
         try:
-            yield
+            yield held
         finally:
-            fcntl.flock(self._lock, fcntl.LOCK_UN)
+            if held:
+                fcntl.flock(self._lock, fcntl.LOCK_UN)
 
 
 def shrink(file: int, sets: int) -> None:
@@ -287,6 +327,11 @@ def _stamps(header: bytes | bytearray, now: int) -> npt.NDArray[np.uint64]:
     stamps = np.frombuffer(header, "<u8")[STAMP_OFFSET // 8 :: ENTRY.size // 8].copy()
     stamps[stamps > now + 2 * KEPT_LONGER] = 0  # damaged, or the clock was wrong
     return stamps
+
+
+def _close_all(files: list[int]) -> None:
+    while files:
+        os.close(files.pop())
 
 
 def _pack(key: Key) -> bytes:

@@ -20,7 +20,8 @@ from pathlib import Path
 
 from vfs.cache import disk
 from vfs.cache.disk import BLOCK, SET
-from vfs.cache.unfinished_file import FLAGS, KeptFile, Part, let_go, take_lock
+from vfs.cache.trust import FLAGS, check_directory, make_directory, open_private
+from vfs.cache.unfinished_file import KeptFile, Part, let_go, take_lock
 from vfs.errors import CacheDirectoryError, CacheSpaceError
 
 try:
@@ -71,6 +72,7 @@ class KeptFiles:
             None if there is no such file.
         """
         with contextlib.suppress(OSError):
+            check_directory(self._files, linked=False)
             while True:
                 file = os.open(self._files / name.hex(), os.O_RDONLY | FLAGS)
                 kept = KeptFile(self._files / name.hex(), file)
@@ -104,8 +106,8 @@ class KeptFiles:
             The directory cannot be written.
         """
         try:
-            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._files.mkdir(mode=0o700, exist_ok=True)
+            make_directory(self._directory)
+            make_directory(self._files, linked=False)
             part = self._claim(name)
         except OSError as failure:
             raise CacheDirectoryError(
@@ -158,7 +160,7 @@ class KeptFiles:
         with self.locked():
             left = self._make_room(_charge(size) + STATES, part.name)
             with contextlib.suppress(FileNotFoundError):
-                store = os.open(self._directory / disk.STORE, os.O_RDWR | FLAGS)
+                store = open_private(self._directory / disk.STORE, create=False)
                 try:
                     disk.shrink(store, left // SET)
                 finally:
@@ -168,7 +170,7 @@ class KeptFiles:
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the exclusive lock of the block store."""
-        lock = os.open(self._directory / disk.LOCK, os.O_RDWR | os.O_CREAT | FLAGS, 0o600)
+        lock = open_private(self._directory / disk.LOCK)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
@@ -252,6 +254,7 @@ class KeptFiles:
         Saved states are part of the size of their unfinished file; states without one are deleted.
         """
         with contextlib.suppress(FileNotFoundError):
+            check_directory(self._files, linked=False)
             for entry in os.scandir(self._files):
                 with contextlib.suppress(FileNotFoundError):
                     facts = entry.stat(follow_symlinks=False)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from vfs.cache.disk import BLOCK
+from vfs.cache.trust import FLAGS
 from vfs.forks import renew_in_children
 
 try:
@@ -19,7 +20,6 @@ except ImportError:  # pragma: no cover - Windows
     fcntl = None  # type: ignore[assignment]
 
 MOST_STATE = 4 * BLOCK - 16  # bytes; a checksum of 16 bytes precedes the state
-FLAGS = sum(getattr(os, name, 0) for name in ("O_CLOEXEC", "O_NOFOLLOW", "O_NONBLOCK"))
 
 
 class _WriterLocks(set[int]):

@@ -84,7 +84,7 @@ class HttpSource(Source):
 
     @property
     def cache_name(self) -> str:
-        """Scheme, host, port and path of the URL, without the query."""
+        """Name of the file by its URL, see `url_name`."""
         return url_name(self.url)
 
     @property

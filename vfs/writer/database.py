@@ -7,6 +7,7 @@ import struct
 from collections.abc import Sequence
 
 from vfs.btree.pages import MAGIC
+from vfs.options import expanded
 from vfs.writer.loaders import IndexLoader, TableLoader
 from vfs.writer.page_builder import Loader, build_page
 from vfs.writer.page_file import PageFile
@@ -61,7 +62,7 @@ class DatabaseWriter:
             raise ValueError(
                 f"expected a reserve of 0 pages or more, found {reserve}, {schema} for the schema"
             )
-        self._pages = PageFile(path, page_size, reserve, schema)
+        self._pages = PageFile(expanded(path), page_size, reserve, schema)
         self._loader: Loader | None = None
 
     @property
