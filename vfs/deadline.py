@@ -24,11 +24,13 @@ class Deadline:
     ----------
     seconds : float
         Duration that the call may take.
+    strict : bool
+        Whether the caller set this time, so that no progress restarts it.
     """
 
     def __init__(self, seconds: float | None = None) -> None:
         self.seconds = USUAL if seconds is None else seconds
-        self._fixed = seconds is not None
+        self.strict = seconds is not None
         self._end = time.monotonic() + self.seconds
 
     @property
@@ -42,7 +44,7 @@ class Deadline:
         Scans of a table and copies of blobs take as long as the network needs. They call this
         after each piece, so that only a transfer that stands still fails by default.
         """
-        if not self._fixed:
+        if not self.strict:
             self._end = time.monotonic() + self.seconds
 
     def check(self, name: str) -> None:
