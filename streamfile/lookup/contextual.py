@@ -18,8 +18,8 @@ from streamfile.readers.base import Reader
 from streamfile.readers.contents import Contents
 from streamfile.readers.kept_blobs import blob_size, keep_blob
 from streamfile.readers.per_version import PerVersion
+from vfs.cache.kept_file import KeptFile
 from vfs.cache.kept_files import cap_for
-from vfs.cache.unfinished_file import KeptFile
 from vfs.errors import CacheSpaceError
 
 if TYPE_CHECKING:

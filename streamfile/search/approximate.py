@@ -15,7 +15,7 @@ from streamfile.readers.kept_blobs import keep_blob
 from streamfile.readers.per_version import PerVersion
 from streamfile.search.annoy_index import NeighbourIndex, open_index
 from streamfile.search.matrix import Matrix
-from vfs.cache.unfinished_file import KeptFile
+from vfs.cache.kept_file import KeptFile
 
 MOST_SEARCHED = 2**31 - 1
 
