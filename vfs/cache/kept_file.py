@@ -8,14 +8,17 @@ import mmap
 import os
 import stat
 import weakref
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from vfs.cache.checksums import PIECE, Checked, DamagedFileError
 from vfs.errors import DeadlineError
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 SUMS = "sums"  # folder of the checksums, beside the folder of the files
 FLAGS = sum(getattr(os, name, 0) for name in ("O_CLOEXEC", "O_NOFOLLOW", "O_NONBLOCK"))
@@ -122,6 +125,15 @@ class KeptFile:
         finally:
             self.close()
 
+    def discard_if_damaged(self) -> bool:
+        """Check all pieces anew, discard the file if it is damaged, and tell whether it was."""
+        try:
+            Checked(self.path, self._file, self.size, self._digests).check()
+        except DamagedFileError as damage:
+            self.discard(damage)
+            return True
+        return False
+
     def close(self) -> None:
         """Release the shared lock, so that the file may be evicted."""
         self._close()
@@ -134,6 +146,14 @@ class KeptFile:
 
     def __repr__(self) -> str:
         return f"<KeptFile {self.path}>"
+
+
+def again(work: Callable[[], T]) -> T:
+    """Call a function that uses kept files, once more if one was damaged and was discarded."""
+    try:
+        return work()
+    except DamagedFileError:
+        return work()
 
 
 def map_checked(
