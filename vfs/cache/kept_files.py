@@ -128,7 +128,10 @@ class KeptFiles:
             except DamagedFileError as damage:
                 kept.discard(damage)
                 if new:
-                    raise
+                    raise DamagedFileError(
+                        f"{damage}, a moment ago: the disk may be failing; name a directory on "
+                        "another one by the option cache_dir or STREAMFILE_CACHE_DIR"
+                    ) from damage
 
     def _open_or_write(
         self, name: bytes, size: int, write: Callable[[Part], object]
