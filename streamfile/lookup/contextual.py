@@ -20,7 +20,7 @@ from streamfile.readers.kept_blobs import blob_size, keep_blob
 from streamfile.readers.per_version import PerVersion
 from vfs.cache.checksums import DamagedFileError
 from vfs.cache.kept_file import KeptFile, again
-from vfs.cache.kept_files import cap_for
+from vfs.cache.room import cap_for
 from vfs.errors import CacheSpaceError
 
 if TYPE_CHECKING:

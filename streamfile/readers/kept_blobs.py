@@ -20,7 +20,6 @@ from vfs.btree.pages import RemotePages
 from vfs.btree.walk import run
 from vfs.cache.kept_file import KeptFile
 from vfs.cache.unfinished_file import Part
-from vfs.deadline import current
 from vfs.errors import CacheSpaceError, DatabaseError
 
 STATE = 1  # version of the saved states
@@ -226,7 +225,6 @@ class _Copy:
         if end > self._part.size:
             self._part.reserve(max(end, min(at + GROW, self._frame.most)))
         self._part.write(data, at)
-        current().progress()
         return end
 
     def _save(self) -> None:
@@ -238,7 +236,7 @@ class _Copy:
         while len(self._places) > 1 and self._offset(self._places[1]) <= consumed:
             self._places.popleft()
         state = [STATE, self._places[0], consumed, produced, header.data.hex()]
-        self._part.save(json.dumps(state).encode())
+        self._part.save(json.dumps(state).encode(), produced)
         self._saved = self._written
 
     def _offset(self, place: Place) -> int:

@@ -16,7 +16,7 @@ from waiting import PATIENCE, wait_until
 
 import vfs
 from vfs.cache import disk
-from vfs.cache.checksums import PIECE, DamagedFileError, Digests, digest
+from vfs.cache.checksums import PIECE, DamagedFileError, Digests
 from vfs.cache.disk import SET
 from vfs.cache.kept_files import KeptFiles
 from vfs.deadline import within
@@ -236,7 +236,7 @@ def test_a_fifo_in_the_place_of_an_unfinished_file_holds_nobody(files, kind):
     def write(part):
         part.reserve(5)
         part.write(b"begin", 0)
-        part.save(b"5")
+        part.save(b"5", 5)
 
     if kind == "part":
         with pytest.raises(vfs.CacheDirectoryError, match="no regular file"):
@@ -324,19 +324,31 @@ def test_checksums_without_a_file_are_deleted(tmp_path, files):
     assert [path.name for path in (tmp_path / "sums").iterdir()] == [OTHER.hex()]
 
 
-def test_digests_of_the_beginning_end_at_the_first_gap():
-    digests = Digests()
-    digests.add(memoryview(DATA[:100]), 0)
-    digests.add(memoryview(DATA[200:]), 200)
-    assert digests.of_beginning() == (100, digest(DATA[:100]))
-    digests.add(memoryview(DATA[100:200]), 100)
-    length, first = digests.of_beginning()
-    assert length == len(DATA)
-    whole = Digests()
-    whole.add(memoryview(DATA), 0)
-    assert whole.of_beginning() == (length, first)
-    whole.cut(PIECE)
-    assert whole.of_beginning()[0] == PIECE
+def test_the_checksum_of_the_beginning_is_that_of_the_same_bytes_however_written(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(DATA)
+    with path.open("rb") as file:
+
+        def of_beginning(steps, length):
+            digests = Digests()
+            for begin, end in steps:
+                digests.add(memoryview(DATA[begin:end]), begin)
+            return digests.of_beginning(file.fileno(), length)
+
+        whole = [(0, len(DATA))]
+        for length in (0, 1, PIECE - 1, PIECE, PIECE + 1, len(DATA)):
+            expected = of_beginning([(0, length)], length)
+            assert expected is not None
+            assert of_beginning(whole, length) == expected
+            assert of_beginning([(100, len(DATA)), (0, 100)], length) == expected
+            assert of_beginning([(0, len(DATA) - 5)], length) == expected or length == len(DATA)
+        assert of_beginning([(0, 100), (200, len(DATA))], 101) is None
+        assert of_beginning([(0, PIECE)], PIECE + 1) is None
+        assert len({of_beginning(whole, length) for length in range(0, len(DATA), 50_000)}) > 9
+        changed = bytearray(DATA)
+        changed[5] ^= 1
+        path.write_bytes(changed)
+        assert of_beginning(whole, 100) is None
 
 
 # Unfinished files
@@ -349,7 +361,8 @@ def half(files):
         part.reserve(len(DATA))
         for at in range(0, PIECE + 5000, 5000):
             part.write(DATA[at : at + 5000], at)
-        part.save(b"state")
+        part.save(b"state", PIECE // 5000 * 5000 + 5000)
+        part.write(DATA[:5000][::-1], PIECE // 5000 * 5000 + 5000)  # behind the state
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -396,6 +409,26 @@ def test_an_unfinished_file_of_another_length(files, damage):
     with files.make(NAME, 0, write) as made:
         assert made.read() == DATA
     assert states == [b"state" if damage is extend else b""]
+
+
+def test_a_state_behind_damage_or_behind_what_was_written_is_not_saved(files):
+    def write(part):
+        part.reserve(len(DATA))
+        part.write(DATA, 0)
+        for length in (PIECE, len(DATA)):
+            part.save(b"state", length)
+            assert part.state == b"state"
+        part.save(b"state", len(DATA) + 1)
+        assert part.state == b""
+        part.save(b"state", 100)
+        os.pwrite(part.file, b"x", 50)
+        part.save(b"state", 100)
+        assert part.state == b""
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        files.make(NAME, 0, write)
+    assert list(paths(files)[0].parent.iterdir()) == []
 
 
 def test_writing_goes_on_behind_what_was_checked(files, warnings):

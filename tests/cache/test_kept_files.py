@@ -23,7 +23,8 @@ from vfs.cache import directory, disk
 from vfs.cache.blocks import BlockCache
 from vfs.cache.directory import default_kept_files
 from vfs.cache.disk import BLOCK, SET, DiskStore
-from vfs.cache.kept_files import STATES, KeptFiles, cap_for
+from vfs.cache.kept_files import KeptFiles
+from vfs.cache.room import STATES, cap_for
 from vfs.identity import local_name
 from vfs.options import MIB, Options
 

@@ -1,4 +1,4 @@
 """Caches of remote files: blocks in memory, blocks on disk, and whole files on disk.
 
-This package may import options, identity, forks, errors.
+This package may import options, identity, deadline, forks, errors.
 """

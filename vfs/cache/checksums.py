@@ -58,15 +58,33 @@ class Digests:
                 for piece in [piece for piece in pieces if (piece + 1) * PIECE > size]:
                     del pieces[piece]
 
-    def of_beginning(self) -> tuple[int, bytes]:
-        """Return the length of what is written without a gap, and one checksum of that."""
+    def of_beginning(self, file: int, length: int) -> bytes | None:
+        """Return one checksum of the first bytes of the file.
+
+        Parameters
+        ----------
+        file
+            Descriptor of the file, for a piece of which only a part is asked for.
+        length
+            Number of bytes.
+
+        Returns
+        -------
+        bytes or None
+            None if not all of these bytes were written, or the file has others.
+        """
+        last, rest = divmod(length, PIECE)
         with self._lock:
-            piece = 0
-            while piece in self._whole:
-                piece += 1
-            rest = _joined(self._parts.get(piece, {}))
-        known = [self._whole[number] for number in range(piece)]
-        return piece * PIECE + len(rest), digest(b"".join([*known, rest]))
+            found = [self._whole.get(piece) for piece in range(last)]
+            parts, whole = _joined(self._parts.get(last, {})), self._whole.get(last)
+        if rest and whole is not None:
+            parts = os.pread(file, PIECE, last * PIECE)
+            if digest(parts) != whole:
+                return None
+        known = [one for one in found if one is not None]
+        if len(known) < last or len(parts) < rest:
+            return None
+        return digest(b"".join([*known, parts[:rest]]))
 
     def of_file(self, file: int, size: int, path: Path) -> bytes:
         """Return the checksums of all pieces of the complete file.

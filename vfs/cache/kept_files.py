@@ -13,18 +13,17 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import re
 import stat
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
 from vfs.cache import disk
 from vfs.cache.checksums import DamagedFileError, packed_size, unpack
-from vfs.cache.disk import BLOCK, SET
+from vfs.cache.disk import SET
 from vfs.cache.kept_file import FLAGS, SUMS, KeptFile, is_at, read_small, sums_path
 from vfs.cache.locks import held, lock
+from vfs.cache.room import Room, charge_unfinished
 from vfs.cache.unfinished_file import Part, let_go, take_lock
 from vfs.deadline import current
 from vfs.errors import CacheDirectoryError, CacheSpaceError, VFSError
@@ -35,12 +34,6 @@ except ImportError:  # pragma: no cover - Windows
     fcntl = None  # type: ignore[assignment]
 
 FOLDER = "files"
-NAME = re.compile(r"[0-9a-f]+(\.part|\.state|\.new|)")
-LEAST_STORE = 16  # sets
-SETS_SHARE = 32  # sets of the cap for each set of the least block store
-SLACK = 1 << 20  # bytes for rounding, and for the states of unfinished files
-STATES = 8 * BLOCK  # bytes of two state files: the saved one, and one that is being written
-ABANDONED = 24 * 3600 * 10**9  # ns after which an unfinished file that nobody writes is evicted
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -61,7 +54,7 @@ class KeptFiles:
         self._directory = directory
         self._files = directory / FOLDER
         self.capacity = capacity
-        self._least = max(1, min(LEAST_STORE, capacity // (SETS_SHARE * SET))) * SET
+        self._room = Room(self._files, capacity)
 
     def get(self, name: bytes, *, unchecked: bool = False) -> KeptFile | None:
         """Open a kept file, and mark it as used now.
@@ -176,7 +169,7 @@ class KeptFiles:
 
     def room(self) -> int:
         """Compute the bytes that files leave for the block store; the caller holds its lock."""
-        return self._make_room(0)
+        return self._room.make(0)
 
     @contextlib.contextmanager
     def growing(self, part: Path, size: int) -> Iterator[None]:
@@ -195,7 +188,7 @@ class KeptFiles:
             The file does not fit under the cap beside the files in use.
         """
         with self.locked():
-            left = self._make_room(_charge_unfinished(size), part.name)
+            left = self._room.make(charge_unfinished(size), part.name)
             with contextlib.suppress(FileNotFoundError):
                 store = os.open(self._directory / disk.STORE, os.O_RDWR | FLAGS)
                 try:
@@ -283,94 +276,6 @@ class KeptFiles:
                 if part is None:
                     let_go(claimed)
 
-    def _make_room(self, needed: int, own: str = "") -> int:
-        """Evict the least recently used files, until a file fits beside the least block store.
-
-        Abandoned unfinished files are evicted in any case.
-
-        Parameters
-        ----------
-        needed
-            Size of the new file in bytes, 0 for no file.
-        own
-            Name of an existing file that the new one replaces; it is neither counted nor evicted.
-
-        Returns
-        -------
-        int
-            Bytes of the cap that the other files and the new file leave.
-        """
-        left = self.capacity - needed
-        old = time.time_ns() - ABANDONED
-        files = [entry for entry in self._scan() if entry[-1] != own]
-        left -= sum(charge for _, _, charge, _ in files)
-        evicted: list[tuple[int, Path]] = []
-        try:
-            for finished, used, charge, name in sorted(files):
-                if left >= self._least and (finished or used > old):
-                    continue
-                path = self._files / name
-                taken = _lock_alone(path) if NAME.fullmatch(name) else None
-                if taken is not None:
-                    evicted.append((taken, path))
-                    left += charge
-            if needed and left < self._least:
-                raise CacheSpaceError(
-                    f"a file that needs {needed:,} bytes does not fit the disk cache in "
-                    f"{os.fspath(self._directory)!r}: of its cap of {self.capacity:,} bytes, "
-                    f"{max(0, left + needed - self._least):,} are free or can be freed; raise the "
-                    "cap by the option cache_size or STREAMFILE_CACHE_SIZE, or close other files"
-                )
-            for _, path in evicted:
-                path.with_suffix(".state").unlink(missing_ok=True)
-                path.unlink(missing_ok=True)
-                sums_path(path).unlink(missing_ok=True)
-        finally:
-            for taken, _ in evicted:
-                os.close(taken)
-        return left
-
-    def _scan(self) -> Iterator[tuple[bool, int, int, str]]:
-        """Yield each file: whether it is finished, its last use in ns, its greatest size, its name.
-
-        Saved states and checksums are part of the size of their file; those without one are
-        deleted.
-        """
-        with contextlib.suppress(FileNotFoundError):
-            for entry in os.scandir(self._files):
-                with contextlib.suppress(FileNotFoundError):
-                    facts = entry.stat(follow_symlinks=False)
-                    name, _, kind = entry.name.partition(".")
-                    part = self._files / f"{name}.part"
-                    if NAME.fullmatch(entry.name) and kind in ("state", "new"):
-                        if not part.exists():
-                            Path(entry).unlink()
-                        continue  # its bytes are counted with its unfinished file
-                    unfinished = kind == "part"
-                    charge = (_charge_unfinished if unfinished else _charge)(facts.st_size)
-                    yield not unfinished, facts.st_mtime_ns, charge, entry.name
-        with contextlib.suppress(FileNotFoundError):
-            for entry in os.scandir(self._directory / SUMS):
-                if not os.path.lexists(self._files / entry.name):
-                    Path(entry).unlink(missing_ok=True)
-
-
-def cap_for(size: int) -> int:
-    """Compute a cap of the cache directory under which files fit together.
-
-    Parameters
-    ----------
-    size
-        Bytes of the files, of which there are few.
-
-    Returns
-    -------
-    int
-        Bytes: the files, the least block store under such a cap, and `SLACK`.
-    """
-    sets = (size + SLACK + LEAST_STORE * SET) // (SETS_SHARE * SET)
-    return size + SLACK + max(1, min(LEAST_STORE, sets)) * SET
-
 
 def _take_alone(file: int) -> bool:
     """Try to make a shared lock exclusive; if another process holds it too, the lock is lost."""
@@ -385,34 +290,3 @@ def _progress(file: int) -> tuple[int, int]:
     """Return what changes while another process writes a file."""
     facts = os.fstat(file)
     return facts.st_size, facts.st_mtime_ns
-
-
-def _rounded(size: int) -> int:
-    """Round a length in bytes up to a multiple of the block size."""
-    return -(-size // BLOCK) * BLOCK
-
-
-def _charge(size: int) -> int:
-    """Compute the bytes that a finished file of some length and its checksums take."""
-    return _rounded(size) + _rounded(packed_size(size))
-
-
-def _charge_unfinished(size: int) -> int:
-    """Compute the bytes that an unfinished file takes: its checksums follow its states."""
-    return _rounded(size) + max(STATES, _rounded(packed_size(size)))
-
-
-def _lock_alone(path: Path) -> int | None:
-    """Open and lock a file that nobody uses or writes; None if somebody does."""
-    try:
-        file = os.open(path, os.O_RDONLY | FLAGS)
-    except OSError:
-        return None
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if is_at(path, file):
-            return file
-    except BlockingIOError:
-        pass
-    os.close(file)
-    return None

@@ -86,9 +86,9 @@ class Part:
     def write(self, data: bytes | memoryview, at: int) -> None:
         """Write data at an offset, where nothing was written yet; any thread may do that."""
         view = memoryview(data)
-        self._digests.add(view, at)
         while view:
             written = os.pwrite(self.file, view, at)
+            self._digests.add(view[:written], at)
             view, at = view[written:], at + written
 
     def reserve(self, size: int) -> None:
@@ -117,18 +117,24 @@ class Part:
             os.ftruncate(self.file, size)
         self.size = size
 
-    def save(self, state: bytes) -> None:
+    def save(self, state: bytes, length: int = 0) -> None:
         """Save the progress of writing, after the written bytes have reached the disk.
 
         Parameters
         ----------
         state
             1 to 16,344 bytes, from which a later writer can go on after an interruption.
+        length
+            Number of bytes at the beginning of the file that the later writer relies on. They are
+            checked before; if they are not the written ones now, the state is forgotten.
         """
         if not 0 < len(state) <= MOST_STATE:
             raise ValueError(f"a state of {len(state):,} bytes: expected 1 to {MOST_STATE:,}")
         os.fsync(self.file)
-        length, digest = self._digests.of_beginning()
+        digest = self._digests.of_beginning(self.file, length)
+        if digest is None:
+            self._forget()
+            return
         told = length.to_bytes(8, "little") + digest + state
         new = self._state.with_suffix(".new")
         write_small(new, _checksum(told) + told)
@@ -200,7 +206,8 @@ class Part:
         for at in range(0, length, PIECE):
             data = os.pread(self.file, min(PIECE, length - at), at)
             self._digests.add(memoryview(data), at)
-        if self._digests.of_beginning() != (length, told[DIGEST + 8 : BEFORE_STATE]):
+        digest = told[DIGEST + 8 : BEFORE_STATE]
+        if self._digests.of_beginning(self.file, length) != digest:
             log.warning("%s: the unfinished file is damaged: it is begun anew", self.path)
             return b""
         return told[BEFORE_STATE:]
