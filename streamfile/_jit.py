@@ -11,15 +11,16 @@ import ctypes
 import hashlib
 import inspect
 import logging
-import os
-import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from vfs.cache.directory import default_kept_files
+from vfs.cache.kept_file import KeptFile
 from vfs.cache.kept_files import KeptFiles
-from vfs.cache.unfinished_file import KeptFile, Part
+from vfs.cache.locks import Patience
+from vfs.cache.unfinished_file import Part
+from vfs.deadline import carried, current
 from vfs.errors import VFSError
 from vfs.forks import ForkLock, native
 
@@ -91,7 +92,12 @@ def compiled(kernel: Kernel, files: KeptFiles | None) -> Callable[..., int] | No
         name = hashlib.sha256(told.encode()).digest()[:16]
         if name.hex() not in _known:
             try:
-                with files.make(name, 0, lambda part: _build(kernel, part)) as file, native:
+                # Without machine code the call goes on too: it does not wait for a stopped process.
+                with (
+                    carried(Patience(current())),
+                    files.make(name, 0, lambda part: _build(kernel, part)) as file,
+                    native,
+                ):
                     _known[name.hex()] = _load(kernel, file)
             except (ImportError, VFSError, OSError) as failure:
                 log.info("no compiled code: %s", failure)
@@ -111,11 +117,10 @@ def compiled_by_default(kernel: Kernel) -> Callable[..., int] | None:
 def _load(kernel: Kernel, file: KeptFile) -> Callable[..., int] | None:
     import llvmlite.binding as llvm
 
-    told = file.path.stat()
-    if told.st_uid != os.getuid() or stat.S_IMODE(told.st_mode) & 0o022:
+    if file.others_can_write():
         log.warning("%s: not run: others could have written it", file.path)
         return None
-    name, code = file.path.read_bytes().split(b"\0", 1)
+    name, code = file.read().split(b"\0", 1)
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     machine = llvm.Target.from_default_triple().create_target_machine()
@@ -133,7 +138,7 @@ def _build(kernel: Kernel, part: Part) -> None:
     with native:  # LLVM has locks of its own
         content = _compile(kernel)
     part.reserve(len(content))
-    os.pwrite(part.file, content, 0)
+    part.write(content, 0)
 
 
 def _compile(kernel: Kernel) -> bytes:

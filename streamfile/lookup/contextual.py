@@ -18,8 +18,9 @@ from streamfile.readers.base import Reader
 from streamfile.readers.contents import Contents
 from streamfile.readers.kept_blobs import blob_size, keep_blob
 from streamfile.readers.per_version import PerVersion
-from vfs.cache.kept_files import cap_for
-from vfs.cache.unfinished_file import KeptFile
+from vfs.cache.checksums import DamagedFileError
+from vfs.cache.kept_file import KeptFile, again
+from vfs.cache.room import cap_for
 from vfs.errors import CacheSpaceError
 
 if TYPE_CHECKING:
@@ -167,7 +168,7 @@ class Contextual:
     def _encode(self, sentences: Sequence[Sequence[str]]) -> Iterable[Array]:
         if not any(sentences):
             return [np.empty((0, 0), np.float32) for _ in sentences]
-        encoder = self._opened.get_or_make(self._open).encoder
+        encoder = again(lambda: self._opened.get_or_make(self._open)).encoder
         bar = Progress("ELMo", len(sentences), unit=" sentences", delay=SHOW_AFTER)
         return bar.track(encoder.embed(sentences))
 
@@ -182,6 +183,8 @@ class Contextual:
         try:
             return Opened(Encoder(options.path, weights.path, **self._options), (options, weights))
         except FormatError as failure:
+            if options.discard_if_damaged() or weights.discard_if_damaged():
+                raise DamagedFileError(str(failure)) from failure  # since the file was checked
             raise self._unusable(failure) from failure
 
     def _file(self, what: str) -> KeptFile:

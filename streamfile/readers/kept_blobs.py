@@ -18,7 +18,8 @@ from streamfile.readers.lz4_frame import HISTORY, LONGEST_HEADER, FrameDecoder
 from vfs.btree.blobs import BEGINNING, Blob, BlobPiece, BlobTable, Place, blob_ranges, read_blobs
 from vfs.btree.pages import RemotePages
 from vfs.btree.walk import run
-from vfs.cache.unfinished_file import KeptFile, Part
+from vfs.cache.kept_file import KeptFile
+from vfs.cache.unfinished_file import Part
 from vfs.errors import CacheSpaceError, DatabaseError
 
 STATE = 1  # version of the saved states
@@ -27,7 +28,7 @@ GROW = 16 << 20
 PIECE = 1 << 20  # bytes of one write of content, and of one read
 
 
-def keep_blob(reader: Reader, what: str) -> KeptFile:
+def keep_blob(reader: Reader, what: str, *, unchecked: bool = False) -> KeptFile:
     """Return a kept file with the content of the LZ4 frame that a table's blobs contain.
 
     One process decompresses the frame into the file, and other processes wait for it. After
@@ -40,6 +41,8 @@ def keep_blob(reader: Reader, what: str) -> KeptFile:
         Reader of the ``.magnitude`` file.
     what
         Name of the table: ``magnitude_approx``, ``magnitude_meta_1`` or ``magnitude_meta_2``.
+    unchecked
+        See `KeptFiles.get`.
 
     Raises
     ------
@@ -49,13 +52,17 @@ def keep_blob(reader: Reader, what: str) -> KeptFile:
         Reading the frame would exceed a budget. None of its overflow pages was requested.
     vfs.CacheSpaceError
         There is no disk cache, the server sends no validator, or the file does not fit.
+    vfs.DeadlineError
+        Another process held the file's lock for longer than the call may take.
     vfs.VFSError
         See `vfs.errors`.
     """
     contents = reader.current()
     files, name = reader.kept(what)
-    if files is not None and name is not None and (kept := files.get(name)) is not None:
-        return kept
+    if files is not None and name is not None:
+        kept = files.get(name, unchecked=unchecked)
+        if kept is not None:
+            return kept
     blobs = _find(reader.name, contents, what)
     size = _least_size(reader, what, blobs)
     if files is None or name is None:
@@ -64,7 +71,9 @@ def keep_blob(reader: Reader, what: str) -> KeptFile:
             f"{reader.name}: {size:,} bytes of {what} have to be kept on disk, but {reason}; see "
             "the options cache_dir and cache_size, or download the file"
         )
-    return files.make(name, size, lambda part: _Copy(reader, what, blobs, part).run())
+    return files.make(
+        name, size, lambda part: _Copy(reader, what, blobs, part).run(), unchecked=unchecked
+    )
 
 
 def blob_size(reader: Reader, what: str) -> int:
@@ -164,6 +173,7 @@ class _Copy:
             return
         version, *state = json.loads(self._part.state)
         if version != STATE:
+            self._part.reserve(0)
             return
         place, consumed, produced, header = state
         deque(self._frame.decode(bytes.fromhex(header)), maxlen=0)
@@ -214,10 +224,7 @@ class _Copy:
         end = at + len(data)
         if end > self._part.size:
             self._part.reserve(max(end, min(at + GROW, self._frame.most)))
-        view = memoryview(data)
-        while view:
-            written = os.pwrite(self._part.file, view, at)
-            view, at = view[written:], at + written
+        self._part.write(data, at)
         return end
 
     def _save(self) -> None:
@@ -229,7 +236,7 @@ class _Copy:
         while len(self._places) > 1 and self._offset(self._places[1]) <= consumed:
             self._places.popleft()
         state = [STATE, self._places[0], consumed, produced, header.data.hex()]
-        self._part.save(json.dumps(state).encode())
+        self._part.save(json.dumps(state).encode(), produced)
         self._saved = self._written
 
     def _offset(self, place: Place) -> int:

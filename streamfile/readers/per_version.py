@@ -62,3 +62,12 @@ class PerVersion(Generic[T]):
         """Remove and return the value, whichever version it is of."""
         made, self._made = self._made, None
         return None if made is None else made[1]
+
+    def remove(self, value: T) -> bool:
+        """Remove a value, and tell whether this call did that: it may have been replaced."""
+        with self.lock:
+            made = self._made
+            if made is None or made[1] is not value:
+                return False
+            self._made = None
+            return True

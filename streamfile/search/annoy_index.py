@@ -8,6 +8,7 @@ items, each node comes behind its children, and the last nodes are the roots.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,6 +17,8 @@ import numpy.typing as npt
 
 from streamfile._arrays import Floats, Ints
 from streamfile.errors import FormatError
+from vfs.cache.checksums import Checked
+from vfs.cache.kept_file import KeptFile
 
 HEAD = 3  # numbers of four bytes before the vector
 BATCH = 64  # least number of nodes that are opened in one step
@@ -52,13 +55,14 @@ class NeighbourIndex(Protocol):
         """
 
 
-def open_index(path: Path, dim: int, items: int, name: str) -> NeighbourIndex:
+def open_index(file: Path | KeptFile, dim: int, items: int, name: str) -> NeighbourIndex:
     """Open an index file, by Annoy itself if it is installed.
 
     Parameters
     ----------
-    path
-        Path of the index file, which must not change.
+    file
+        The index file, which must not change, or its path. Of a kept file, what is used is checked
+        before; searches raise a `DamagedFileError` too.
     dim, items
         Expected number of dimensions, and of items.
     name
@@ -68,15 +72,21 @@ def open_index(path: Path, dim: int, items: int, name: str) -> NeighbourIndex:
     ------
     FormatError
         The file is no index of such vectors.
+    DamagedFileError
+        The kept file has other bytes than were written.
     """
     try:
         from annoy import AnnoyIndex  # type: ignore[import-not-found, unused-ignore]
     except ImportError:
-        return IndexFile(path, dim, items, name)
-    IndexFile(path, dim, items, name).check()  # Annoy itself does not check node numbers
+        return IndexFile(file, dim, items, name)
+    IndexFile(file, dim, items, name).check()  # Annoy itself does not check node numbers
     index = AnnoyIndex(dim, "angular")
-    index.load(str(path))
-    return Annoy(index)
+    if not isinstance(file, KeptFile):
+        index.load(str(file))
+        return Annoy(index)
+    file.check()
+    index.load(str(file.path))
+    return Annoy(index, file.check)
 
 
 class Annoy:
@@ -86,13 +96,16 @@ class Annoy:
     ----------
     index
         A loaded ``annoy.AnnoyIndex``.
+    check
+        Function that raises an error if the file does not have its length any more.
     """
 
-    def __init__(self, index: Any) -> None:
-        self._index = index
+    def __init__(self, index: Any, check: Callable[[], None] = lambda: None) -> None:
+        self._index, self._check = index, check
 
     def search(self, vector: npt.ArrayLike, n: int, search_k: int) -> tuple[Ints, Floats]:
         """Find items near a vector, see `NeighbourIndex`."""
+        self._check()
         found = self._index.get_nns_by_vector(
             np.asarray(vector, np.float32).tolist(), n, search_k, include_distances=True
         )
@@ -109,19 +122,24 @@ class IndexFile:
 
     Parameters
     ----------
-    path, dim, items, name
+    file, dim, items, name
         Arguments of `open_index`.
     """
 
-    def __init__(self, path: Path, dim: int, items: int, name: str) -> None:
+    def __init__(self, file: Path | KeptFile, dim: int, items: int, name: str) -> None:
         self._name = name
         self._items = items
-        size = path.stat().st_size
+        size = file.size if isinstance(file, KeptFile) else file.stat().st_size
         self._nodes = size // (4 * (HEAD + dim))
         if not size or size % (4 * (HEAD + dim)):
             raise self._malformed(f"{size} bytes, no multiple of {4 * (HEAD + dim)}")
         shape = (self._nodes, HEAD + dim)
-        self._numbers = np.memmap(path, "<i4", "r", shape=shape).view(np.ndarray)
+        self._checked: Checked | None = None
+        if isinstance(file, KeptFile):
+            view, self._checked = file.map()
+            self._numbers = np.frombuffer(view, "<i4").reshape(shape)
+        else:
+            self._numbers = np.memmap(file, "<i4", "r", shape=shape).view(np.ndarray)
         self._vectors = self._numbers.view("<f4")[:, HEAD:]
         self._most_listed = HEAD - 1 + dim
         self._roots = self._find_roots()
@@ -137,7 +155,7 @@ class IndexFile:
         for begin in range(0, len(leaves), PART):
             wanted[self._listed(leaves[begin : begin + PART])] = True
         found = np.flatnonzero(wanted)
-        found = found[self._numbers[found, 0] == 1]
+        found = found[self._numbers[self._sound(found), 0] == 1]
         squares = np.empty(len(found), np.float32)
         for begin in range(0, len(found), PART):
             part = slice(begin, begin + PART)
@@ -160,7 +178,7 @@ class IndexFile:
             nodes = np.arange(begin, min(begin + PART, self._nodes))
             counts, split, leaf = self._kinds(nodes)
             self._listed(nodes[leaf])
-            parts = self._numbers[self._children(nodes[split]), 0]
+            parts = self._numbers[self._sound(self._children(nodes[split])), 0]
             # A node has at least as many items as its children together, which bounds a tree.
             few = (parts >= 1).all(1) & (parts.sum(1, dtype=np.int64) <= counts[split])
             if not few.all():
@@ -174,7 +192,9 @@ class IndexFile:
         """
         width = PART
         while True:
-            counts = self._numbers[-width:, 0]
+            counts = self._numbers[
+                self._sound(np.arange(max(0, self._nodes - width), self._nodes)), 0
+            ]
             others = np.flatnonzero(counts != counts[-1])
             if len(others) or len(counts) == self._nodes:
                 break
@@ -220,7 +240,7 @@ class IndexFile:
 
     def _kinds(self, nodes: Ints) -> tuple[Ints, npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
         """Return the numbers of items of nodes, which nodes have children, and which list items."""
-        counts = self._numbers[nodes, 0].astype(np.int64)
+        counts = self._numbers[self._sound(nodes), 0].astype(np.int64)
         if (counts < 0).any():
             raise self._malformed("a negative number of items")
         split = counts > self._most_listed
@@ -235,7 +255,7 @@ class IndexFile:
 
     def _listed(self, nodes: Ints) -> Ints:
         """List the items of nodes that list items."""
-        counts = self._numbers[nodes, 0]
+        counts = self._numbers[self._sound(nodes), 0]
         single = (counts == 1) & (nodes < self._items)
         lists = self._numbers[nodes[~single], 1:]
         listed = lists[np.arange(self._most_listed) < counts[~single, None]]
@@ -254,6 +274,13 @@ class IndexFile:
             cosines = (vectors * direction).sum(1) / lengths
         squares: Floats = (2 - 2 * np.nan_to_num(cosines)).astype(np.float32)
         return squares
+
+    def _sound(self, nodes: Ints) -> Ints:
+        """Return nodes of which a kept file was checked."""
+        if self._checked is not None:
+            size = self._numbers.shape[1] * 4
+            self._checked.check_many(nodes.ravel() * size, size)
+        return nodes
 
     def _malformed(self, what: str) -> FormatError:
         return FormatError(f"{self._name}: malformed: an approximate index with {what}")

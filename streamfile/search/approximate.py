@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
-from streamfile._arrays import Doubles
+from streamfile._arrays import Doubles, Floats, Ints
 from streamfile.errors import NoIndexError
 from streamfile.format.tables import APPROXIMATE, Format
 from streamfile.readers.contents import Contents
@@ -15,7 +16,8 @@ from streamfile.readers.kept_blobs import keep_blob
 from streamfile.readers.per_version import PerVersion
 from streamfile.search.annoy_index import NeighbourIndex, open_index
 from streamfile.search.matrix import Matrix
-from vfs.cache.unfinished_file import KeptFile
+from vfs.cache.checksums import DamagedFileError
+from vfs.cache.kept_file import KeptFile, again
 
 MOST_SEARCHED = 2**31 - 1
 
@@ -99,13 +101,8 @@ class Approximate:
         """
         if topn == 0:
             return []
-        opened = self._opened.get_or_make(self._open)
-        told = opened.format
-        n = told.max_duplicate_keys * ((told.size if topn is None else topn) + len(excluded))
-        search_k = int(min(max(effort, 0.0), 1.0) * n * told.approx_trees)
-        rows, distances = opened.index.search(
-            target[: told.dim], min(n, MOST_SEARCHED), min(search_k, MOST_SEARCHED)
-        )
+
+        rows, distances, told = again(partial(self._search, target, topn, effort, len(excluded)))
         # Without the placeholders, the length of a vector may be below 1.
         length = float(np.linalg.norm(target[: told.dim]))
         cosines = (length * (1 - distances.astype(np.float64) ** 2 / 2)).tolist()
@@ -124,7 +121,29 @@ class Approximate:
         """Release the index."""
         self._opened.take()
 
+    def _search(
+        self, target: Doubles, topn: int | None, effort: float, excluded: int
+    ) -> tuple[Ints, Floats, Format]:
+        """Search the index; see `rank`, and `NeighbourIndex.search`."""
+        opened = self._opened.get_or_make(self._open)
+        told = opened.format
+        n = told.max_duplicate_keys * ((told.size if topn is None else topn) + excluded)
+        search_k = int(min(max(effort, 0.0), 1.0) * n * told.approx_trees)
+        try:
+            rows, distances = opened.index.search(
+                target[: told.dim], min(n, MOST_SEARCHED), min(search_k, MOST_SEARCHED)
+            )
+        except DamagedFileError as damage:
+            if self._opened.remove(opened):
+                opened.kept.discard(damage)
+            raise
+        return rows, distances, told
+
     def _open(self, contents: Contents) -> Opened:
         told, reader = contents.format, self._matrix.reader
-        kept = keep_blob(reader, APPROXIMATE)
-        return Opened(told, open_index(kept.path, told.dim, told.size, reader.name), kept)
+        kept = keep_blob(reader, APPROXIMATE, unchecked=True)
+        try:
+            return Opened(told, open_index(kept, told.dim, told.size, reader.name), kept)
+        except DamagedFileError as damage:
+            kept.discard(damage)
+            raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,11 +16,16 @@ from streamfile.readers.per_version import PerVersion
 from streamfile.search.matrix_file import USUAL_KEY, InFile, InMemory, Stored, Target, load
 from streamfile.search.page_decoder import Block
 from streamfile.search.scan import plan_scan, scan
+from vfs.cache.checksums import DamagedFileError
+from vfs.cache.kept_file import KeptFile
 from vfs.cache.kept_files import KeptFiles
-from vfs.cache.unfinished_file import KeptFile
-from vfs.errors import CacheDirectoryError, CacheSpaceError
+from vfs.cache.locks import Patience
+from vfs.deadline import carried, current
+from vfs.errors import CacheDirectoryError, CacheSpaceError, DeadlineError
 
-NAME = "matrix.v1"
+log = logging.getLogger(__name__)
+
+NAME = "matrix.v2"
 LEAST_FILE = 8 << 20  # bytes of vectors, below which no file is made
 MOST_IN_MEMORY = 256 << 20  # bytes of vectors and keys
 PART = 2000  # rows that are read in one step
@@ -92,16 +98,24 @@ class Matrix:
             for row, column in zip(part, columns, strict=True):
                 np.divide(np.matmul(block, column, out=row), lengths, out=row)
 
-        stored = self._keep(count)
-        if stored is not None:
-            compute(0, stored.vectors[:count], stored.lengths[:count])
-        else:
-            for _ in scan(
-                self.reader,
-                count,
-                lambda block: compute(block.first, block.vectors, _lengths(block.vectors)),
-            ):
-                pass
+        kept = None
+        for _ in range(2):  # a damaged file is made again, once
+            try:
+                kept = self._keep(count)
+                if kept is None:
+                    break
+                for first, end in kept.stored.steps(count):
+                    part = slice(first, end)
+                    compute(first, kept.stored.vectors[part], kept.stored.lengths[part])
+                return answer
+            except DamagedFileError as damage:
+                self._discard(kept, damage)
+        for _ in scan(
+            self.reader,
+            count,
+            lambda block: compute(block.first, block.vectors, _lengths(block.vectors)),
+        ):
+            pass
         return answer
 
     def pick(self, places: Ints, count: int) -> Iterator[tuple[list[str], Floats]]:
@@ -131,7 +145,7 @@ class Matrix:
             return
         for begin in range(0, len(places), PART):
             part = places[begin : begin + PART]
-            if kept is not None:
+            if kept is not None and self._is_sound(kept, part):
                 yield kept.stored.keys.decode(part), kept.stored.vectors[part]
                 continue
             rows = self.reader.rows(part + 1)
@@ -145,11 +159,11 @@ class Matrix:
         if kept is not None and isinstance(kept.file, InFile):
             kept.file.wait()
 
-    def _keep(self, count: int) -> Stored | None:
+    def _keep(self, count: int) -> Kept | None:
         """Return kept rows, which are read if necessary; None if they are too many to keep."""
         with self._kept.lock:
             if (kept := self._find(count)) is not None:
-                return kept.stored
+                return kept
             contents = self.reader.current()
             dim = contents.format.dim
             self._kept.take()  # before memory for the new rows is allocated
@@ -157,14 +171,14 @@ class Matrix:
             if isinstance(target, InFile) and not target.wanted:
                 target.wait()  # another process made it meanwhile
                 if (kept := self._find(count)) is not None:
-                    return kept.stored
+                    return kept
                 target = self._in_memory(count, dim)
             if target is None:
                 return None
             stored = self._fill(target)
-            made = target if isinstance(target, InFile) else None
-            self._kept.set(contents, Kept(stored, made))
-            return stored
+            kept = Kept(stored, target if isinstance(target, InFile) else None)
+            self._kept.set(contents, kept)
+            return kept
 
     def _fill(self, target: Target) -> Stored:
         def take(block: Block) -> tuple[Bytes, Ints]:
@@ -184,7 +198,7 @@ class Matrix:
     def _target(self, count: int, dim: int) -> Target | None:
         files, name = self._file(count)
         if files is not None and name is not None and 4 * count * dim >= LEAST_FILE:
-            with suppress(CacheSpaceError, CacheDirectoryError):
+            with suppress(CacheSpaceError, CacheDirectoryError, DeadlineError):
                 return InFile(files, name, count, dim)
         return self._in_memory(count, dim)
 
@@ -201,18 +215,47 @@ class Matrix:
         if kept is not None or 4 * count * told.dim < LEAST_FILE:
             return kept
         for rows in dict.fromkeys([told.size, count]):
-            files, name = self._file(rows)
-            file = files.get(name) if files is not None and name is not None else None
+            file = self._open(rows)
             if file is None:
                 continue
-            stored = load(file, count, told.dim)
-            if stored is not None:
-                kept = Kept(stored, file)
-                self._kept.set(contents, kept)
-                return kept
-            with suppress(OSError):  # damaged: it must be made again
-                file.path.unlink()
+            try:
+                kept = Kept(load(file, count, told.dim), file)
+            except DamagedFileError as damage:
+                file.discard(damage)
+                continue
+            self._kept.set(contents, kept)
+            return kept
         return None
+
+    def _open(self, rows: int) -> KeptFile | None:
+        files, name = self._file(rows)
+        if files is None or name is None:
+            return None
+        try:
+            with carried(Patience(current())):
+                return files.get(name, unchecked=True)
+        except DeadlineError as failure:
+            log.info("the kept vectors are not used: %s", failure)
+            return None
+
+    def _is_sound(self, kept: Kept, places: Ints) -> bool:
+        """Check rows by their rising positions; a damaged file is discarded."""
+        try:
+            kept.stored.check(int(places[0]), int(places[-1]) + 1)
+        except DamagedFileError as damage:
+            self._discard(kept, damage)
+            return False
+        return True
+
+    def _discard(self, kept: Kept | None, damage: DamagedFileError) -> None:
+        if kept is None or not self._kept.remove(kept):
+            return
+        file = kept.file
+        if isinstance(file, InFile):
+            file.wait()
+            file = file.kept
+        if file is not None:
+            file.discard(damage)
 
     def _here(self, count: int) -> Kept | None:
         """Return this object's rows if they are at least `count`, and of the present version."""

@@ -1,28 +1,30 @@
 """Vectors, lengths and keys of a file's first rows, in memory or in a mapped file.
 
-The mapped file has a header of 4,096 bytes (``HEADER`` and its checksum). The vectors (float32),
-the lengths (float32), the ends of the keys (int64) and the keys follow. Each part begins at a
-multiple of 64 bytes.
+The mapped file has a header of 4,096 bytes (``HEADER``). The vectors (float32), the lengths
+(float32), the ends of the keys (int64) and the keys follow. Each part begins at a multiple of 64
+bytes. Vectors are checked when they are used first, all else when the file is opened.
 """
 
 from __future__ import annotations
 
 import logging
-import mmap
-import os
 import struct
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import xxhash
 
 from streamfile._arrays import Bytes, Floats, Ints
 from streamfile.format.records import Keys
+from vfs.cache.checksums import Checked, DamagedFileError
+from vfs.cache.kept_file import KeptFile, map_checked
 from vfs.cache.kept_files import KeptFiles
-from vfs.cache.unfinished_file import KeptFile, Part
+from vfs.cache.locks import Patience
+from vfs.cache.unfinished_file import Part
+from vfs.deadline import carried, current
 from vfs.errors import VFSError
 
 log = logging.getLogger(__name__)
@@ -32,6 +34,7 @@ HEADER = struct.Struct("<20s4xQQQ")  # magic, rows, dim, bytes of keys
 BEGIN = 4096
 ALIGNMENT = 64
 USUAL_KEY = 80  # bytes reserved for each key, more than most keys need
+STEP = 1 << 20  # bytes of vectors that are checked, and then used while they are in the CPU's cache
 
 
 @dataclass(frozen=True)
@@ -45,11 +48,35 @@ class Stored:
         differ from 1 by rounding, float32, shape (n,).
     keys
         Keys of the rows.
+    checked
+        The file of the rows, None for rows in memory.
     """
 
     vectors: Floats
     lengths: Floats
     keys: Keys
+    checked: Checked | None = None
+
+    def steps(self, count: int) -> Iterator[tuple[int, int]]:
+        """Yield ranges of the first `count` rows, whose vectors were checked just before.
+
+        Raises
+        ------
+        DamagedFileError
+            The file has other bytes than were written.
+        """
+        known = self.checked is None or self.checked.complete
+        step = count if known else max(1, STEP // (4 * self.vectors.shape[1]))
+        for first in range(0, count, max(1, step)):
+            end = min(first + step, count)
+            self.check(first, end)
+            yield first, end
+
+    def check(self, first: int, end: int) -> None:
+        """Check the vectors of a range of rows, see `steps`."""
+        if self.checked is not None:
+            row = 4 * self.vectors.shape[1]
+            self.checked.check(BEGIN + row * first, BEGIN + row * end)
 
 
 class Target:
@@ -145,6 +172,7 @@ class InFile(Target):
         self._failure: BaseException | None = None
         self._good = False
         self._begun, self._ended = threading.Event(), threading.Event()
+        self._patience = Patience(current())
         size = _layout(count, dim, count * USUAL_KEY)[-1]
         self._thread = threading.Thread(target=self._keep, args=(files, name, size))
         self._thread.start()
@@ -175,9 +203,11 @@ class InFile(Target):
         for place, array in zip(places[1:], parts, strict=False):
             self._write(array, place)
         header = HEADER.pack(MAGIC, self.count, self.dim, len(keys))
-        self._write(np.frombuffer(header + xxhash.xxh3_64_digest(header), np.uint8), 0)
-        stored = _map(self._part.file, self.count, self.dim)
-        assert stored is not None
+        self._write(np.frombuffer(header, np.uint8), 0)
+        part = self._part
+        digests = part.digests()
+        view, checked = map_checked(part.path, part.file, part.size, digests, at_once=True)
+        stored = _stored(view, checked, self.count, self.dim)
         self._good = True
         self._ended.set()
         return stored
@@ -193,7 +223,8 @@ class InFile(Target):
 
     def _keep(self, files: KeptFiles, name: bytes, size: int) -> None:
         try:
-            self.kept = files.make(name, size, self._lend)
+            with carried(self._patience):
+                self.kept = files.make(name, size, self._lend, unchecked=True)
         except (VFSError, OSError) as failure:
             self._failure = failure
             log.info("the vectors are not kept: %s", failure)
@@ -205,18 +236,16 @@ class InFile(Target):
         self._part = part
         self._begun.set()
         self._ended.wait()
+        self._patience.renew()
         if not self._good:
             raise InterruptedError("nothing to keep")
 
     def _write(self, array: npt.NDArray[Any], place: int) -> None:
         assert self._part is not None
-        view = array.reshape(-1).view(np.uint8).data
-        while view:
-            written = os.pwrite(self._part.file, view, place)
-            view, place = view[written:], place + written
+        self._part.write(array.reshape(-1).view(np.uint8).data, place)
 
 
-def load(kept: KeptFile, count: int, dim: int) -> Stored | None:
+def load(kept: KeptFile, count: int, dim: int) -> Stored:
     """Map a kept file.
 
     Parameters
@@ -226,36 +255,30 @@ def load(kept: KeptFile, count: int, dim: int) -> Stored | None:
     count, dim
         Least number of rows, and number of dimensions.
 
-    Returns
-    -------
-    Stored or None
-        None if the file is malformed, or has fewer rows or other dimensions.
+    Raises
+    ------
+    DamagedFileError
+        The file has other bytes than were written, or is no matrix of so many rows.
     """
-    with kept.path.open("rb") as file:
-        return _map(file.fileno(), count, dim)
-
-
-def _map(file: int, count: int, dim: int) -> Stored | None:
-    size = os.fstat(file).st_size
-    if size < BEGIN:
-        return None
     # A product reads the whole file: one call maps its pages faster than a fault for each page.
-    flags = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)
-    view = memoryview(mmap.mmap(file, 0, flags=flags, prot=mmap.PROT_READ))
-    header, digest = view[: HEADER.size], view[HEADER.size : HEADER.size + 8]
-    magic, rows, columns, length = HEADER.unpack(header)
-    if magic != MAGIC or digest != xxhash.xxh3_64_digest(header):
-        return None
+    view, checked = kept.map(at_once=True)
+    return _stored(view, checked, count, dim)
+
+
+def _stored(view: memoryview, checked: Checked, count: int, dim: int) -> Stored:
+    checked.check(0, min(HEADER.size, len(view)))
+    told = HEADER.unpack_from(view) if len(view) >= BEGIN else (b"", 0, 0, 0)
+    magic, rows, columns, length = told
     places = _layout(rows, columns, length)
-    if rows < count or columns != dim or places[-1] != size:
-        return None
+    if magic != MAGIC or rows < count or columns != dim or places[-1] != len(view):
+        raise DamagedFileError(f"{checked.path}: no matrix of {count:,} rows and {dim} dimensions")
+    checked.check(places[1])
     ends = np.frombuffer(view, np.int64, rows, places[2])
-    if rows and (ends[0] < 0 or ends[-1] != length or np.any(ends[1:] < ends[:-1])):
-        return None
     return Stored(
         np.frombuffer(view, np.float32, rows * dim, places[0]).reshape(rows, dim),
         np.frombuffer(view, np.float32, rows, places[1]),
         _keys(np.frombuffer(view, np.uint8, length, places[3]), ends),
+        checked,
     )
 
 

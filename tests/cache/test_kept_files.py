@@ -23,7 +23,8 @@ from vfs.cache import directory, disk
 from vfs.cache.blocks import BlockCache
 from vfs.cache.directory import default_kept_files
 from vfs.cache.disk import BLOCK, SET, DiskStore
-from vfs.cache.kept_files import STATES, KeptFiles, cap_for
+from vfs.cache.kept_files import KeptFiles
+from vfs.cache.room import STATES, cap_for
 from vfs.identity import local_name
 from vfs.options import MIB, Options
 
@@ -313,9 +314,9 @@ def test_where_writing_fails_only_what_has_a_state_stays(tmp_path, files, failur
 
 def test_a_state_has_a_most_length(files):
     def write(part):
-        part.save(bytes(16_368))
-        for state in (b"", bytes(16_369)):
-            with pytest.raises(ValueError, match="expected 1 to 16,368"):
+        part.save(bytes(16_344))
+        for state in (b"", bytes(16_345)):
+            with pytest.raises(ValueError, match="expected 1 to 16,344"):
                 part.save(state)
         assert sum(path.stat().st_size for path in part.path.parent.glob("*.state")) == 16_384
 
@@ -556,7 +557,7 @@ def test_the_store_gives_way_and_keeps_what_was_used_last(tmp_path):
 
 
 def test_the_store_takes_at_opening_what_the_files_leave(tmp_path):
-    keep(KeptFiles(tmp_path, CAP), 1, 10 * SET)
+    keep(KeptFiles(tmp_path, CAP), 1, 10 * SET - BLOCK)  # and a block of checksums
     cache = open_cache(tmp_path)
     assert cache.disk.size() == 30 * SET
     cache.close()
@@ -568,8 +569,8 @@ def test_the_store_takes_at_opening_what_the_files_leave(tmp_path):
 
 def test_a_smaller_cap_evicts_at_opening(tmp_path):
     files = KeptFiles(tmp_path, CAP)
-    keep(files, 1, 10 * SET)
-    keep(files, 2, 10 * SET)
+    keep(files, 1, 10 * SET - BLOCK)
+    keep(files, 2, 10 * SET - BLOCK)
     cache = open_cache(tmp_path, 12 * SET)
     assert kept(tmp_path) == {2}
     assert cache.disk.size() == 2 * SET
