@@ -79,14 +79,16 @@ def open_index(file: Path | KeptFile, dim: int, items: int, name: str) -> Neighb
         from annoy import AnnoyIndex  # type: ignore[import-not-found, unused-ignore]
     except ImportError:
         return IndexFile(file, dim, items, name)
-    IndexFile(file, dim, items, name).check()  # Annoy itself does not check node numbers
+    check, path = (file.check, file.path) if isinstance(file, KeptFile) else (_nothing, file)
+    check()
+    IndexFile(path, dim, items, name).check()  # Annoy itself does not check node numbers
     index = AnnoyIndex(dim, "angular")
-    if not isinstance(file, KeptFile):
-        index.load(str(file))
-        return Annoy(index)
-    file.check()
-    index.load(str(file.path))
-    return Annoy(index, file.check)
+    index.load(str(path))
+    return Annoy(index, check)
+
+
+def _nothing() -> None:
+    """Check nothing."""
 
 
 class Annoy:
@@ -100,7 +102,7 @@ class Annoy:
         Function that raises an error if the file does not have its length any more.
     """
 
-    def __init__(self, index: Any, check: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, index: Any, check: Callable[[], None]) -> None:
         self._index, self._check = index, check
 
     def search(self, vector: npt.ArrayLike, n: int, search_k: int) -> tuple[Ints, Floats]:
