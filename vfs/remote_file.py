@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from vfs.cache.blocks import BlockCache
 from vfs.cache.disk import BLOCK
 from vfs.cache.kept_files import KeptFiles
+from vfs.deadline import call
 from vfs.errors import FileChangedError
 from vfs.forks import ForkLock, native
 from vfs.identity import Identity, digest
@@ -21,6 +23,7 @@ log = logging.getLogger(__name__)
 
 HEAD = 128 << 10
 CHECK: Range = (0, 1)
+DAY = 24 * 3600  # seconds, after which it is seen anew what a server bears
 
 
 def open_file(url: str, **options: Any) -> RemoteFile:
@@ -89,12 +92,28 @@ class RemoteFile:
         key = options.cache_key
         self._name = source.cache_name if key is None else f"key\0{key}"
         self._lock = ForkLock()
+        try:
+            self._open()
+        except BaseException:
+            self.close()  # an error may live long, and the file with it
+            raise
+
+    @call
+    def _open(self) -> None:
+        server = digest("server", f"{self._source.server} {time.time() // DAY:.0f}")
+        self._habits = server, self._cache.get_record(server) or b""
+        self._source.habits = self._habits[1]
         recalled = self._cache.get_record(digest("identity", self._name))
         if recalled is not None:
             self._version = _Version(self._name, Identity.from_json(recalled), answered=False)
             self._source.open_ahead()
         else:
             self._version = self._fetch_head()
+
+    @property
+    def deadline(self) -> float | None:
+        """The option of this name: seconds that a call may take."""
+        return self._options.deadline
 
     @property
     def identity(self) -> Identity:
@@ -131,6 +150,7 @@ class RemoteFile:
         """
         return self.read_many([(offset, length)])[0]
 
+    @call
     def read_many(
         self,
         ranges: Iterable[tuple[int, int]],
@@ -174,6 +194,7 @@ class RemoteFile:
                 raise
             return self._read(newer, wanted, spare, keep=keep)
 
+    @call
     def read_past_cache(self, ranges: Sequence[Range]) -> list[bytes]:
         """Read ranges in one parallel wave, one request each, without reading or filling the cache.
 
@@ -200,6 +221,7 @@ class RemoteFile:
         """Return a range from the cache, None if the cache lacks a part of it."""
         return self._get(self._version, offset, length)
 
+    @call
     def validate(self) -> Identity:
         """Check that the server still has the version that the cache remembers.
 
@@ -349,7 +371,13 @@ class RemoteFile:
         During a read, SQLite holds only locks of the connection, which a child process never uses.
         """
         with native.outside():
-            return self._source.fetch(ranges, version)
+            bodies, found = self._source.fetch(ranges, version)
+        name, known = self._habits
+        habits = self._source.habits
+        if found.durable and habits != known:
+            self._habits = name, habits
+            self._cache.put_record(name, habits)
+        return bodies, found
 
     def _plan(self, runs: list[Range]) -> list[Range]:
         pace = self._source.pace

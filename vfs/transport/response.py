@@ -20,7 +20,7 @@ from vfs.identity import Identity
 from vfs.transport.failures import MayPassError
 from vfs.transport.plan import Range
 
-RETRIED_STATUS = {408, 425, 429, 500, 502, 503, 504}
+RETRIED_STATUS = {408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524}
 REFUSING_STATUS = {429, 503}
 CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18})")
 SECONDS = re.compile(r"[0-9]{1,18}")
