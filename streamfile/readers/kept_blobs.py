@@ -19,6 +19,7 @@ from vfs.btree.blobs import BEGINNING, Blob, BlobPiece, BlobTable, Place, blob_r
 from vfs.btree.pages import RemotePages
 from vfs.btree.walk import run
 from vfs.cache.unfinished_file import KeptFile, Part
+from vfs.deadline import current
 from vfs.errors import CacheSpaceError, DatabaseError
 
 STATE = 1  # version of the saved states
@@ -194,6 +195,7 @@ class _Copy:
                 self._write(frame.decode(fresh))
                 if frame.produced - self._saved[1] >= SAVE_AFTER:
                     self._save()
+                current().progress()
                 bar.update(len(fresh))
 
     def _write(self, blocks: Iterable[bytes]) -> None:

@@ -17,6 +17,7 @@ from streamfile.search.page_decoder import Block
 from streamfile.search.scan import plan_scan, scan
 from vfs.cache.kept_files import KeptFiles
 from vfs.cache.unfinished_file import KeptFile
+from vfs.deadline import current
 from vfs.errors import CacheDirectoryError, CacheSpaceError
 
 NAME = "matrix.v1"
@@ -131,6 +132,7 @@ class Matrix:
             return
         for begin in range(0, len(places), PART):
             part = places[begin : begin + PART]
+            current().progress()
             if kept is not None:
                 yield kept.stored.keys.decode(part), kept.stored.vectors[part]
                 continue

@@ -17,7 +17,7 @@ from requests.adapters import HTTPAdapter
 from requests.utils import select_proxy
 from urllib3.connectionpool import HTTPConnectionPool
 
-from vfs.transport.pools import Pool, SecurePool
+from vfs.transport.pools import OPENING, Pool, SecurePool
 from vfs.workers import Workers
 
 log = logging.getLogger(__name__)
@@ -58,6 +58,13 @@ class WideAdapter(HTTPAdapter):
         if manager.pool_classes_by_scheme.get("http") is HTTPConnectionPool:
             self._own(manager)
         return manager
+
+    def close(self) -> None:
+        """Close the pools now; `urllib3` would only forget them."""
+        pools = self.pools
+        super().close()
+        for pool in pools:
+            pool.close()
 
     def _own(self, manager: Any) -> None:
         manager.pool_classes_by_scheme = {
@@ -245,7 +252,7 @@ def open_ahead(
         pool.close_ahead()
 
     workers = Workers(connections + 1)
-    pool.open_ahead(connections, timeout, workers.submit)
+    pool.open_ahead(connections, min(timeout, OPENING), workers.submit)
     workers.submit(close_later)
     workers.close()
 
