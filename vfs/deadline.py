@@ -107,25 +107,32 @@ def ongoing() -> Deadline | None:
     return deadline
 
 
-@contextlib.contextmanager
-def within(seconds: float | None) -> Iterator[Deadline]:
+class within:  # noqa: N801 - a class, because a generator takes as long as a short call
     """Begin a call that must end in time; a call within another one has the earlier deadline.
+
+    As a context manager, it gives the deadline that is in force during the ``with`` block.
 
     Parameters
     ----------
     seconds
         The option ``deadline`` of the file.
-
-    Yields
-    ------
-    Deadline
-        The deadline that is in force during the ``with`` block.
     """
-    outer, inner = ongoing(), Deadline(seconds)
-    if outer is not None and outer.left <= inner.left:
-        inner = outer
-    with carried(inner):
-        yield inner
+
+    __slots__ = ("_outer", "_seconds")
+
+    def __init__(self, seconds: float | None) -> None:
+        self._seconds = seconds
+
+    def __enter__(self) -> Deadline:
+        outer, inner = ongoing(), Deadline(self._seconds)
+        self._outer = outer
+        if outer is not None and outer.left <= inner.left:
+            inner = outer
+        _local.deadline = inner
+        return inner
+
+    def __exit__(self, *_: object) -> None:
+        _local.deadline = self._outer
 
 
 @contextlib.contextmanager
