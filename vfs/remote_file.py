@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from vfs.cache.blocks import BlockCache
 from vfs.cache.disk import BLOCK
 from vfs.cache.kept_files import KeptFiles
+from vfs.deadline import call
 from vfs.errors import ClosedError, FileChangedError, VFSError
 from vfs.forks import ForkLock, native
 from vfs.identity import Identity, digest
@@ -22,6 +24,7 @@ log = logging.getLogger(__name__)
 
 HEAD = 128 << 10
 COMPARED = 16  # blocks
+DAY = 24 * 3600  # seconds, after which it is seen anew what a server bears
 
 
 def open_file(url: str, **options: Any) -> RemoteFile:
@@ -122,8 +125,13 @@ class RemoteFile:
         try:
             self._version = self._first()
         except BaseException:
-            self.close()
+            self.close()  # an error may live long, and the file with it
             raise
+
+    @property
+    def deadline(self) -> float | None:
+        """The option of this name: seconds that a call may take."""
+        return self._options.deadline
 
     @property
     def identity(self) -> Identity:
@@ -160,6 +168,7 @@ class RemoteFile:
         """
         return self.read_many([(offset, length)])[0]
 
+    @call
     def read_many(
         self,
         ranges: Iterable[tuple[int, int]],
@@ -203,6 +212,7 @@ class RemoteFile:
                 raise
             return self._read(newer, wanted, spare, keep=keep)
 
+    @call
     def read_past_cache(self, ranges: Sequence[Range]) -> list[bytes]:
         """Read ranges in one parallel wave, one request each, without reading or filling the cache.
 
@@ -227,6 +237,7 @@ class RemoteFile:
         """Return a range from the cache, None if the cache lacks a part of it."""
         return self._get(self._current(), offset, length)
 
+    @call
     def validate(self) -> Identity:
         """Check that the server still has the version that the cache remembers.
 
@@ -295,8 +306,12 @@ class RemoteFile:
             raise ClosedError.of(self.name)
         return self._version
 
+    @call
     def _first(self) -> _Version:
         """Return the version that the cache remembers, else the one that the server has."""
+        server = digest("server", f"{self._source.server} {time.time() // DAY:.0f}")
+        self._habits = server, self._cache.get_record(server) or b""
+        self._source.habits = self._habits[1]
         recalled = self._cache.get_record(self._record_name)
         if recalled is None:
             return self._fetch_head()
@@ -438,11 +453,17 @@ class RemoteFile:
         """
         try:
             with native.outside():
-                return self._source.fetch(ranges, version)
+                bodies, told = self._source.fetch(ranges, version)
         except VFSError as failure:
             if self._closed:
                 raise ClosedError.of(self.name) from failure
             raise
+        name, known = self._habits
+        habits = self._source.habits
+        if told[0].durable and habits != known:
+            self._habits = name, habits
+            self._cache.put_record(name, habits)
+        return bodies, told
 
     def _plan(self, runs: list[Range]) -> list[Range]:
         pace = self._source.pace

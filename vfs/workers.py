@@ -5,13 +5,13 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, wait
-from functools import partial
+from collections.abc import Callable
+from concurrent.futures import Future
 from typing import TypeVar
 
+from vfs.deadline import carried, ongoing
+
 CALM = 60.0  # seconds without a refusal, after which the limit grows
-T = TypeVar("T")
 R = TypeVar("R")
 
 
@@ -58,6 +58,21 @@ class Slots:
                 self._set(self.width // 2)
                 self._shrunk += 1
 
+    def limit(self, width: int) -> None:
+        """Set the limit to a number of requests that the server was seen to answer."""
+        with self._condition:
+            self._set(width)
+
+    def bound(self, most: int) -> None:
+        """Set the greatest number of slots."""
+        with self._condition:
+            self.width = self._most = most
+
+    @property
+    def crowded(self) -> bool:
+        """Whether more requests are running than the limit, which has shrunk meanwhile."""
+        return self._used > self.width
+
     def _set(self, width: int) -> None:
         self.width = min(max(1, width), self._most)
         self._changed = time.monotonic()
@@ -82,7 +97,7 @@ class Workers:
         self._tasks: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
 
     def submit(self, function: Callable[[], R]) -> Future[R]:
-        """Call a function in a thread of the pool.
+        """Call a function in a thread of the pool, within the deadline of this thread's call.
 
         Returns
         -------
@@ -90,12 +105,14 @@ class Workers:
             Future of the result. If it is cancelled before the call, the function is not called.
         """
         future: Future[R] = Future()
+        deadline = ongoing()
 
         def task() -> None:
             if not future.set_running_or_notify_cancel():
                 return
             try:
-                future.set_result(function())
+                with carried(deadline):
+                    future.set_result(function())
             except BaseException as failure:  # noqa: BLE001 - raised again in the caller
                 future.set_exception(failure)
 
@@ -104,43 +121,6 @@ class Workers:
             self._threads += 1
             threading.Thread(target=self._run, name="vfs-worker", daemon=True).start()
         return future
-
-    def map(self, function: Callable[[T], R], items: Sequence[T], *, timeout: float) -> list[R]:
-        """Apply a function to all items in parallel.
-
-        The first exception, or an interrupt of the caller, cancels the calls that have not begun.
-
-        Parameters
-        ----------
-        function
-            Function that is called once for each item.
-        items
-            Arguments of the calls.
-        timeout
-            Seconds to wait for all results.
-
-        Returns
-        -------
-        list
-            The results in the order of the items.
-
-        Raises
-        ------
-        TimeoutError
-            A call did not end in time.
-        """
-        futures = [self.submit(partial(function, item)) for item in items]
-        try:
-            done, others = wait(futures, timeout, FIRST_EXCEPTION)
-        finally:
-            for future in futures:
-                future.cancel()
-        for future in done:
-            if (failure := future.exception()) is not None:
-                raise failure
-        if others:
-            raise TimeoutError
-        return [future.result() for future in futures]
 
     def close(self) -> None:
         """End the threads when they are idle; `submit` starts new ones."""

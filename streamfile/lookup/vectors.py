@@ -18,6 +18,7 @@ from streamfile.format.records import Scratch
 from streamfile.oov.hashing import hash_vector
 from streamfile.oov.similar import similar_rows
 from streamfile.readers.base import Reader, encode
+from vfs.deadline import current
 from vfs.errors import VFSError
 from vfs.forks import ForkLock
 
@@ -176,6 +177,7 @@ class Vectors:
                 return
             rows = self._reader.rows(np.arange(begin, min(begin + SCAN_ROWS, told.size)) + 1)
             vectors = rows.vectors(told.precision, normalized=unit)
+            current().progress()
             with self._lock:
                 recent = self._recent_vectors(unit)
                 first: dict[str, int] = {}  # of rows with equal keys, the first one

@@ -72,6 +72,13 @@ class ConcatenatedMagnitude(VectorModel):
         self.stream = any(part.stream for part in parts)
 
     @property
+    def deadline(self) -> float | None:
+        """The shortest deadline of the parts."""
+        return min(
+            (part.deadline for part in self.parts if part.deadline is not None), default=None
+        )
+
+    @property
     def dim(self) -> int:
         """Number of dimensions of a result: the sum over the parts."""
         return sum(part.dim for part in self.parts)

@@ -8,6 +8,7 @@ from typing import Any, overload
 
 from streamfile._arrays import unit
 from streamfile.lookup.vectors import SCAN_ROWS
+from streamfile.magnitude.calls import Calls
 from streamfile.magnitude.most_similar import Ranking, Search
 from streamfile.magnitude.shapes import Item, Key
 
@@ -104,7 +105,7 @@ class KeyedVectorsNames(Search):
         return self._given((1 - cosines).astype(self.dtype))
 
 
-class KeySequence(Sequence[str]):
+class KeySequence(Calls, Sequence[str]):
     """The keys of a file by position.
 
     Parameters
@@ -115,6 +116,12 @@ class KeySequence(Sequence[str]):
 
     def __init__(self, of: KeyedVectorsNames) -> None:
         self._of = of
+        self.stream = of.stream
+
+    @property
+    def deadline(self) -> float | None:
+        """The deadline of the model's calls."""
+        return self._of.deadline
 
     def __len__(self) -> int:
         return len(self._of)
@@ -147,7 +154,7 @@ class KeySequence(Sequence[str]):
         return place
 
 
-class PlaceMapping(Mapping[str, int]):
+class PlaceMapping(Calls, Mapping[str, int]):
     """The positions of the keys of a file.
 
     Parameters
@@ -158,6 +165,12 @@ class PlaceMapping(Mapping[str, int]):
 
     def __init__(self, of: KeyedVectorsNames) -> None:
         self._of = of
+        self.stream = of.stream
+
+    @property
+    def deadline(self) -> float | None:
+        """The deadline of the model's calls."""
+        return self._of.deadline
 
     def __len__(self) -> int:
         return len(self._of)

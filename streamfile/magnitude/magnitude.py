@@ -7,6 +7,7 @@ import operator
 import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
@@ -25,6 +26,8 @@ from streamfile.magnitude.published import open_model
 from streamfile.magnitude.shapes import Key, Query, as_list
 from streamfile.search.approximate import Approximate
 from streamfile.search.matrix import Matrix
+from vfs.deadline import within
+from vfs.options import Options
 from vfs.stats import Budget, Stats
 
 
@@ -189,37 +192,39 @@ class Magnitude(KeyedVectorsNames):
         check_choices(devices, precision, backend)
         self.path = os.fspath(path)
         self.stream = stream
-        self._reader = open_model(
-            self.path,
-            stream=stream,
-            stream_options=stream_options,
-            remote_path=remote_path,
-            route=route,
-            log=log,
-        )
-        self._matrix = Matrix(self._reader)
-        self._approximate = Approximate(self._matrix)
-        self._vectors = Vectors(
-            self._reader,
-            lazy_loading=lazy_loading,
-            normalized=normalized,
-            ngram_oov=ngram_oov,
-            case_insensitive=case_insensitive,
-            language=language,
-            dtype=self.dtype,
-        )
-        self._contextual = Contextual(
-            self._reader, self._vectors, devices=devices, precision=precision, backend=backend
-        )
-        if lazy_loading == -1:
-            if blocking:
-                try:
-                    self._vectors.load_all()
-                except BaseException:
-                    self.close()
-                    raise
-            else:
-                threading.Thread(target=self._vectors.load_in_background, daemon=True).start()
+        opening = within(Options.parse(stream_options or {}).deadline) if stream else nullcontext()
+        with opening:
+            self._reader = open_model(
+                self.path,
+                stream=stream,
+                stream_options=stream_options,
+                remote_path=remote_path,
+                route=route,
+                log=log,
+            )
+            self._matrix = Matrix(self._reader)
+            self._approximate = Approximate(self._matrix)
+            self._vectors = Vectors(
+                self._reader,
+                lazy_loading=lazy_loading,
+                normalized=normalized,
+                ngram_oov=ngram_oov,
+                case_insensitive=case_insensitive,
+                language=language,
+                dtype=self.dtype,
+            )
+            self._contextual = Contextual(
+                self._reader, self._vectors, devices=devices, precision=precision, backend=backend
+            )
+            if lazy_loading == -1:
+                if blocking:
+                    try:
+                        self._vectors.load_all()
+                    except BaseException:
+                        self.close()
+                        raise
+                else:
+                    threading.Thread(target=self._vectors.load_in_background, daemon=True).start()
 
     if not TYPE_CHECKING:
 
@@ -229,6 +234,11 @@ class Magnitude(KeyedVectorsNames):
             if cls is Magnitude and arguments and isinstance(arguments[0], VectorModel):
                 return ConcatenatedMagnitude(*arguments, **options)
             return super().__new__(cls)
+
+    @property
+    def deadline(self) -> float | None:
+        """The option ``deadline`` of a streamed file: seconds that a call may take."""
+        return self._reader.deadline
 
     @property
     def emb_dim(self) -> int:

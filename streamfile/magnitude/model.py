@@ -42,7 +42,6 @@ class VectorModel(Similarity):
     __module__ = "streamfile"
 
     path = ""
-    stream = False
     _has_keys: ClassVar[bool] = True  # False: any key has a vector, none is contained
     _arguments: tuple[tuple[Any, ...], dict[str, Any]]
 

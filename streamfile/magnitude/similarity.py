@@ -10,10 +10,11 @@ import numpy as np
 
 from streamfile._arrays import Array, Doubles, unit
 from streamfile.errors import ArgumentError
+from streamfile.magnitude.calls import Calls
 from streamfile.magnitude.shapes import Item, Key, as_vector, several
 
 
-class Similarity(ABC):
+class Similarity(Calls, ABC):
     """Base class of models, with comparisons of the vectors of keys.
 
     All methods accept a vector in place of a key. A vector is a numpy array of one dimension, or a

@@ -62,6 +62,11 @@ class Reader(ABC):
             raise ClosedError.of(self.name)
 
     @property
+    def deadline(self) -> float | None:
+        """The option of this name: seconds that a call may take."""
+        return None
+
+    @property
     def prefers_sql(self) -> bool:
         """Whether SQLite can search n-grams in the file, and does so faster than walks."""
         return False

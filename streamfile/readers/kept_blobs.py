@@ -20,6 +20,7 @@ from vfs.btree.pages import RemotePages
 from vfs.btree.walk import run
 from vfs.cache.kept_file import KeptFile
 from vfs.cache.unfinished_file import Part
+from vfs.deadline import current
 from vfs.errors import CacheSpaceError, DatabaseError
 
 STATE = 1  # version of the saved states
@@ -204,6 +205,7 @@ class _Copy:
                 self._write(frame.decode(fresh))
                 if frame.produced - self._saved[1] >= SAVE_AFTER:
                     self._save()
+                current().progress()
                 bar.update(len(fresh))
 
     def _write(self, blocks: Iterable[bytes]) -> None:

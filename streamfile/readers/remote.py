@@ -19,9 +19,11 @@ from vfs.btree.pages import RemotePages
 from vfs.btree.table import Table
 from vfs.btree.walk import Walk, run, together
 from vfs.cache.kept_files import KeptFiles
+from vfs.deadline import call, within
 from vfs.errors import ClosedError, DatabaseError, FileChangedError
 from vfs.forks import ForkLock
 from vfs.identity import Identity
+from vfs.options import Options
 from vfs.remote_file import open_file
 from vfs.router.router import pack, unpack
 from vfs.sqlite_vfs import connect_to
@@ -61,23 +63,31 @@ class RemoteReader(Reader):
     def __init__(
         self, url: str, *, route: str | os.PathLike[str] | bool = False, **options: Any
     ) -> None:
-        self.file = open_file(url, **options)
-        sql = SqlConnection(self.file.name, partial(connect_to, self.file))
-        super().__init__(self.file.name, self.file.budget, sql)
-        self._given = route, options
-        self._lock = ForkLock()
-        try:
-            self._open()
-        except BaseException:
-            self.file.close()
-            raise
+        with within(Options.parse(options).deadline):
+            self.file = open_file(url, **options)
+            sql = SqlConnection(self.file.name, partial(connect_to, self.file))
+            super().__init__(self.file.name, self.file.budget, sql)
+            self._given = route, options
+            self._lock = ForkLock()
+            try:
+                self._open()
+            except BaseException:
+                self.file.close()
+                raise
 
+    @property
+    def deadline(self) -> float | None:
+        """The option of this name, see `Reader.deadline`."""
+        return self.file.deadline
+
+    @call
     def current(self) -> Contents:
         """Return the contents of the version that the server has, see `Reader.current`."""
         if self.file.validate() != self.contents.version:
             self._open()
         return self.contents
 
+    @call
     def run(self, walk: Callable[[Contents], Walk[T]]) -> T:
         """Run a walk over the pages of the file, see `Reader.run`."""
         contents = self.contents

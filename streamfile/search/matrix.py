@@ -145,6 +145,7 @@ class Matrix:
             return
         for begin in range(0, len(places), PART):
             part = places[begin : begin + PART]
+            current().progress()
             if kept is not None and self._is_sound(kept, part):
                 yield kept.stored.keys.decode(part), kept.stored.vectors[part]
                 continue

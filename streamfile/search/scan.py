@@ -16,6 +16,7 @@ from streamfile.readers.contents import Contents
 from streamfile.search.page_decoder import Block, Decoder, missing
 from vfs.btree.pages import RemotePages
 from vfs.btree.scan_pages import ScanPages, pages_for_scan
+from vfs.deadline import current
 from vfs.workers import Workers
 
 T = TypeVar("T")
@@ -93,6 +94,7 @@ def scan(
             if first != expected:
                 raise missing(reader.name, expected + 1)
             expected = end
+            current().progress()
             yield result
             bar.update(cost)
     if expected < count:

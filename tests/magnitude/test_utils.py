@@ -214,7 +214,7 @@ def test_faults_that_pass_are_passed(old, tmp_path, fault):
 
 
 def test_bodies_that_stay_short_leave_nothing_under_the_name(old, tmp_path, monkeypatch):
-    monkeypatch.setattr("vfs.transport.http.LONGEST_BACKOFF", 0.01)
+    monkeypatch.setattr("vfs.transport.retries.LONGEST_BACKOFF", 0.01)
     with ScriptedServer(old, [Ok(), Ok()], then=ShortBody(1000)) as server:
         with pytest.raises((vfs.ResponseError, vfs.ConnectError)):
             download(server, tmp_path)

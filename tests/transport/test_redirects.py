@@ -70,11 +70,11 @@ def test_the_body_of_a_redirect_is_not_swallowed():
 def test_a_redirect_never_leaves_https(url):
     transport = HttpSource(url, Options())
     with pytest.raises(vfs.RedirectError, match="leaves https for http"):
-        transport._redirected(url, "http://secure.test/file")
+        transport._target._redirected(url, "http://secure.test/file")
     with pytest.raises(vfs.RedirectError):
-        transport._redirected(url, "HTTP://secure.test/file")
-    assert transport._redirected(url, "/other").lower() == "https://secure.test/other"
-    assert transport._redirected("http://a/b", url).lower() == url.lower()
+        transport._target._redirected(url, "HTTP://secure.test/file")
+    assert transport._target._redirected(url, "/other").lower() == "https://secure.test/other"
+    assert transport._target._redirected("http://a/b", url).lower() == url.lower()
 
 
 @pytest.mark.parametrize("expired", [401, 403, 404, 410])

@@ -29,7 +29,7 @@ def takes(least=0.0, most=float("inf")):
 
 def hurry(file, deadline):
     """Set a deadline that opening the file need not keep."""
-    file._source._options = replace(file._source._options, deadline=deadline)
+    file._options = replace(file._options, deadline=deadline)
 
 
 @pytest.mark.parametrize(

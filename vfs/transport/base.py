@@ -47,6 +47,20 @@ class Source(ABC):
         """Unique name of the file in the cache, the same for all signed URLs of the file."""
 
     @property
+    def server(self) -> str:
+        """Unique name of the server in the cache."""
+        return self.cache_name
+
+    @property
+    def habits(self) -> bytes:
+        """What the server was seen to bear, for later sources on it; empty if nothing is known."""
+        return b""
+
+    @habits.setter  # noqa: B027 - few sources have any
+    def habits(self, record: bytes) -> None:
+        """Restore what an earlier source has seen."""
+
+    @property
     @abstractmethod
     def connections(self) -> int:
         """Number of requests that can run in parallel."""

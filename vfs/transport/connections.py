@@ -2,22 +2,80 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import ssl
+import os
+import threading
+import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
+from urllib.parse import urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
-from urllib3.connection import HTTPSConnection
-from urllib3.exceptions import HTTPError as PoolError
+from requests.utils import select_proxy
+from urllib3.connectionpool import HTTPConnectionPool
+
+from vfs.transport.pools import OPENING, Pool, SecurePool
+from vfs.workers import Workers
 
 log = logging.getLogger(__name__)
 
+UNUSED = 1.5  # seconds after which connections that were opened ahead in vain are closed
 FOREIGN_HEADERS = {"user-agent", "accept", "accept-encoding", "connection"}
+
+
+class WideAdapter(HTTPAdapter):
+    """An adapter with many connections, which its owner can see.
+
+    Parameters
+    ----------
+    connections
+        Number of connections.
+    crowded
+        See `vfs.transport.pools.Pool`.
+    """
+
+    def __init__(self, connections: int, crowded: Callable[[], bool]) -> None:
+        self._crowded = crowded
+        self._pools: weakref.WeakSet[Pool] = weakref.WeakSet()
+        super().__init__(pool_maxsize=connections, pool_block=True)
+
+    @property
+    def pools(self) -> list[Pool]:
+        """The pools of all hosts and proxies so far."""
+        return list(self._pools)
+
+    def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
+        """Make the manager of pools, which makes pools of ours."""
+        super().init_poolmanager(*arguments, **options)
+        self._own(self.poolmanager)
+
+    def proxy_manager_for(self, proxy: Any, **options: Any) -> Any:
+        """Return the manager of pools for a proxy; one for SOCKS has pools of its own kind."""
+        manager: Any = super().proxy_manager_for(proxy, **options)
+        if manager.pool_classes_by_scheme.get("http") is HTTPConnectionPool:
+            self._own(manager)
+        return manager
+
+    def close(self) -> None:
+        """Close the pools now; `urllib3` would only forget them."""
+        pools = self.pools
+        super().close()
+        for pool in pools:
+            pool.close()
+
+    def _own(self, manager: Any) -> None:
+        manager.pool_classes_by_scheme = {
+            "http": partial(self._pool, Pool),
+            "https": partial(self._pool, SecurePool),
+        }
+
+    def _pool(self, kind: type[Pool], *arguments: Any, **options: Any) -> Pool:
+        pool = kind(self._crowded, *arguments, **options)
+        self._pools.add(pool)
+        return pool
 
 
 class _Session(requests.Session):
@@ -27,7 +85,7 @@ class _Session(requests.Session):
         """Return None, as for a response without a redirect."""
 
 
-def wide_session(session: Any, connections: int) -> Any:
+def wide_session(session: Any, connections: int, crowded: Callable[[], bool]) -> Any:
     """Return a session whose pools have a given number of connections.
 
     Parameters
@@ -38,6 +96,8 @@ def wide_session(session: Any, connections: int) -> Any:
         adapters, and other session objects, are used unchanged.
     connections
         Number of connections in a pool.
+    crowded
+        See `vfs.transport.pools.Pool`.
     """
     if session is None:
         wide = _Session()
@@ -51,7 +111,7 @@ def wide_session(session: Any, connections: int) -> Any:
     wide.adapters = OrderedDict()
     for prefix, adapter in mounts.items():
         if type(adapter) is HTTPAdapter:
-            wide.mount(prefix, HTTPAdapter(pool_maxsize=connections, pool_block=True))
+            wide.mount(prefix, WideAdapter(connections, crowded))
         else:
             wide.mount(prefix, adapter)
     return wide
@@ -112,33 +172,36 @@ def leave_session(session: Any) -> None:
         Session from `wide_session`.
     """
     _left.append(session)
+    for pool in pools_of(session):
+        pool.leave()
     adapters: list[Any] = list(getattr(session, "adapters", {}).values())
-    for adapter in (each for each in adapters if isinstance(each, HTTPAdapter)):
-        idle: list[Any] = []
-        with _private_names("inherited connections stay open"):
-            pools = list(adapter.poolmanager.pools._container.values())
-            idle += (connection for pool in pools for connection in list(pool.pool.queue))
-        for connection in idle:
-            if connection is not None:
-                connection.close()
+    for adapter in adapters:
+        if isinstance(adapter, HTTPAdapter) and not isinstance(adapter, WideAdapter):
+            _leave_others(adapter)
+
+
+def _leave_others(adapter: Any) -> None:
+    """Close the idle sockets of an adapter of the caller."""
+    try:
+        pools = list(adapter.poolmanager.pools._container.values())
+        idle = [connection for pool in pools for connection in list(pool.pool.queue)]
+    except AttributeError as failure:  # private names of urllib3, which may change at any release
+        log.info("inherited connections stay open: this urllib3 is not as expected: %s", failure)
+        return
+    for connection in idle:
+        if connection is not None:
+            connection.close()
 
 
 _left: list[Any] = []
 
 
-@contextlib.contextmanager
-def _private_names(cost: str) -> Iterator[None]:
-    """Guard a block that uses private names of urllib3, which may change at any release.
-
-    Parameters
-    ----------
-    cost
-        What happens if a name or an argument is not as expected, for the log.
-    """
-    try:
-        yield
-    except (AttributeError, TypeError) as failure:
-        log.info("%s: this urllib3 is not as expected: %s", cost, failure)
+def pools_of(session: Any) -> list[Pool]:
+    """List the pools of a session from `wide_session`, without those of the caller's adapters."""
+    adapters: list[Any] = list(getattr(session, "adapters", {}).values())
+    return [
+        pool for adapter in adapters if isinstance(adapter, WideAdapter) for pool in adapter.pools
+    ]
 
 
 def width(session: Any, url: str, connections: int) -> int:
@@ -149,42 +212,14 @@ def width(session: Any, url: str, connections: int) -> int:
     return connections
 
 
-class _IdleConnection(HTTPSConnection):
-    """A TLS connection that may be idle before its first request.
-
-    TLS 1.3 servers send session tickets after the handshake (RFC 8446, section 4.6.1). The pool
-    drops an idle connection with unread data, because the server might have closed the connection.
-    """
-
-    @property
-    def is_connected(self) -> bool:
-        """Whether the connection is open, with no unread data but session tickets."""
-        if super().is_connected or self.sock is None:
-            return self.sock is not None
-        timeout = self.sock.gettimeout()
-        self.sock.settimeout(0)
-        try:
-            self.sock.recv(1)  # processes tickets; it returns only for data or at the end
-        except ssl.SSLWantReadError:
-            self.sock.settimeout(timeout)
-            return True
-        except OSError as failure:
-            log.debug("idle connection to %s: %s", self.host, failure)
-        return False
-
-
 def open_ahead(
-    session: Any,
-    url: str,
-    connections: int,
-    timeout: float,
-    submit: Callable[[Callable[[], None]], object],
+    session: Any, url: str, connections: int, timeout: float, closed: threading.Event
 ) -> None:
     """Open connections in the background, before a wave with many ranges needs them.
 
-    Nothing is opened through a proxy, through an adapter that is not the plain one of `requests`,
-    or if urllib3 has other private names than expected. If a connection cannot be opened, the
-    request that needs it later reports the error.
+    Nothing is opened through a proxy, or through an adapter of the caller. If a connection cannot
+    be opened, the request that needs it later reports the error. Connections that no request has
+    used after a moment are closed, because some servers serve nobody else meanwhile.
 
     Parameters
     ----------
@@ -196,13 +231,11 @@ def open_ahead(
         Number of connections.
     timeout
         Seconds that the opening of one connection may take.
-    submit
-        Function that calls a function in another thread.
+    closed
+        Event after which no connection is needed any more.
     """
-    if not isinstance(session, requests.Session):
-        return
-    adapter: Any = session.get_adapter(url)
-    if type(adapter) is not HTTPAdapter:
+    adapter: Any = session.get_adapter(url) if isinstance(session, requests.Session) else None
+    if not isinstance(adapter, WideAdapter):
         return
     verify = None if session.verify is True else session.verify
     settings = session.merge_environment_settings(url, {}, None, verify, None)
@@ -213,25 +246,34 @@ def open_ahead(
     if pool.proxy is not None:
         return
     adapter.cert_verify(pool, url, settings["verify"], settings["cert"])  # type: ignore[no-untyped-call]
-    fresh: list[Any] = []
-    with _private_names("no connections are opened ahead"):
-        take, put_back = pool._get_conn, pool._put_conn
-        if pool.ConnectionCls is HTTPSConnection:
-            pool.ConnectionCls = _IdleConnection
-        with contextlib.suppress(PoolError):  # the pool has no further connection
-            fresh += (take(timeout=0) for _ in range(connections))
-    for connection in fresh:
-        submit(partial(_open, connection, put_back, timeout))
+
+    def close_later() -> None:
+        closed.wait(UNUSED)
+        pool.close_ahead()
+
+    workers = Workers(connections + 1)
+    pool.open_ahead(connections, min(timeout, OPENING), workers.submit)
+    workers.submit(close_later)
+    workers.close()
 
 
-def _open(connection: Any, put_back: Callable[[Any], None], timeout: float) -> None:
-    """Open a connection, and put it back into its pool."""
-    try:
-        if getattr(connection, "sock", None) is None:
-            connection.timeout = timeout
-            connection.connect()
-    except (OSError, PoolError) as failure:
-        log.debug("connection ahead to %s: %s", connection.host, failure)
-        connection.close()
-    finally:
-        put_back(connection)
+def proxy_of(session: Any, url: str) -> str:
+    """Tell which proxy a session uses for a URL, and who has set it; empty without a proxy."""
+    if not isinstance(session, requests.Session):
+        return ""
+    settings = session.merge_environment_settings(url, {}, None, None, None)
+    proxy = select_proxy(url, settings["proxies"])
+    if not proxy:
+        return ""
+    parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+    scheme = urlsplit(url).scheme
+    variables = [
+        name
+        for name in (f"{scheme}_proxy", f"{scheme}_proxy".upper(), "all_proxy", "ALL_PROXY")
+        if os.environ.get(name) == proxy or f"http://{os.environ.get(name)}" == proxy
+    ]
+    source = "the option session"
+    if select_proxy(url, session.proxies) != proxy:
+        source = f"the environment variable {variables[0]}" if variables else "the system"
+    port = f":{parts.port}" if parts.port else ""
+    return f"{parts.hostname}{port}, which {source} names"

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import requests
 from urllib3.exceptions import HTTPError as PoolError
 from urllib3.exceptions import NewConnectionError
 
-from vfs.errors import ConnectError, TransportError
+from vfs.errors import ConnectError, StatusError, TransportError
 
 NO_SUCH_HOST = {socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)}
 
@@ -36,15 +36,22 @@ class MayPassError(Exception):
         self.wait = wait
         self.refused = refused
 
+    @property
+    def throttled(self) -> bool:
+        """Whether the server works, and asks for fewer requests."""
+        return self.refused and isinstance(self.error, StatusError)
+
 
 @contextlib.contextmanager
-def told(name: str) -> Iterator[None]:
+def told(name: str, proxy: Callable[[], str]) -> Iterator[None]:
     """Convert exceptions of `requests` and `urllib3` in a ``with`` block to our own errors.
 
     Parameters
     ----------
     name
         Name of the file, for error messages.
+    proxy
+        Function that tells which proxy is used, and who has set it; empty without a proxy.
 
     Raises
     ------
@@ -67,10 +74,14 @@ def told(name: str) -> Iterator[None]:
         PoolError,
         ConnectionError,
     ) as failure:
-        error = ConnectError(
-            f"{name}: no answer ({_reason(failure)}); check the address, the network "
-            "and that the server runs"
+        through = proxy()
+        check = (
+            f"; the request goes through the proxy {through}: check that it runs and may be used, "
+            "or exempt the host by no_proxy"
+            if through
+            else "; check the address, the network and that the server runs"
         )
+        error = ConnectError(f"{name}: no answer ({_reason(failure)}){check}")
         if _unknown_host(failure):
             raise error from failure
         refused = any(isinstance(cause, NewConnectionError) for cause in _causes(failure))

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import logging
-import random
 import threading
 import time
 import weakref
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urlsplit
 
-from vfs.deadline import Deadline
-from vfs.errors import DeadlineError, OptionError, RedirectError, ResponseError
+from requests import Session
+
+from vfs.deadline import current
+from vfs.errors import OptionError, ResponseError
 from vfs.forks import renew_in_children
-from vfs.identity import Identity, shown, url_name
+from vfs.identity import Identity, url_name
 from vfs.options import Options
 from vfs.transport.base import Source
 from vfs.transport.connections import (
@@ -23,22 +25,22 @@ from vfs.transport.connections import (
     foreign_session,
     leave_session,
     open_ahead,
+    proxy_of,
     wide_session,
     width,
 )
 from vfs.transport.failures import MayPassError, told
+from vfs.transport.habits import Habits
 from vfs.transport.plan import Pace, Range
+from vfs.transport.pools import Attempt
+from vfs.transport.redirects import Origin, Target, origin
 from vfs.transport.response import pieces
+from vfs.transport.retries import Pauses
 from vfs.transport.versions import Versions
+from vfs.transport.wave import Wave
 from vfs.workers import Slots, Workers
 
 log = logging.getLogger(__name__)
-
-REDIRECT_STATUS = {301, 302, 303, 307, 308}
-EXPIRED_STATUS = {401, 403, 404, 410}
-MOST_REDIRECTS = 10
-SHORTEST_BACKOFF = 0.1
-LONGEST_BACKOFF = 10.0
 
 
 class HttpSource(Source):
@@ -72,15 +74,22 @@ class HttpSource(Source):
         renew_in_children(self)
 
     def _connect(self) -> None:
-        url, connections = self.url, self._options.connections
-        self._target = url
-        self._ahead: tuple[str, str | None, int | None] | None = None
-        self._session = wide_session(self._options.session, connections)
+        url, most = self.url, self._options.connections
+        self._slots = slots = Slots(most)
+        self._session = wide_session(self._options.session, most, lambda: slots.crowded)
         self._foreign = foreign_session(self._session)
-        self._slots = Slots(width(self._session, url, connections))
-        self._workers = Workers(connections)
-        # Idle threads would outlive a source that is garbage-collected without `close`.
-        weakref.finalize(self, self._workers.close).atexit = False
+        slots.bound(width(self._session, url, most))
+        self._habits = Habits(origin(url), slots, self._session, self.pace)
+        self._target = Target(url, self.name)
+        self._pauses = Pauses()
+        self._workers = Workers(most)
+        self._closed = threading.Event()
+        self._eager = False  # whether connections are to be opened when the server bears them
+        self._opened_ahead: set[Origin] = set()
+        # Sockets and idle threads would outlive a source that is garbage-collected without `close`.
+        given = self._options.session
+        ending = weakref.finalize(self, _end, self._workers, self._session, given, self._closed)
+        ending.atexit = False
 
     @property
     def cache_name(self) -> str:
@@ -92,13 +101,30 @@ class HttpSource(Source):
         """Number of requests that can run in parallel: at most the option, fewer after refusals."""
         return self._slots.width
 
+    @property
+    def habits(self) -> bytes:
+        """What the server was seen to bear, see `Source.habits`."""
+        return self._habits.pack()
+
+    @habits.setter
+    def habits(self, record: bytes) -> None:
+        self._habits.unpack(record)
+
+    @property
+    def server(self) -> str:
+        """Scheme, host and port of the URL."""
+        return repr(origin(self.url))
+
     def open_ahead(self) -> None:
-        """Open connections in the background, unless that was done for the present origin."""
-        if self.connections == 1 or self._ahead == _origin(self._target):
+        """Open connections in the background, if the server is known to bear idle ones."""
+        self._eager = True
+        address = self._target.address
+        place = origin(address)
+        if self.connections == 1 or place in self._opened_ahead or not self._habits.bears(place):
             return
-        self._ahead = _origin(self._target)
-        timeout = self._options.timeout
-        open_ahead(self._session, self._target, self.connections, timeout, self._workers.submit)
+        self._opened_ahead.add(place)
+        count = self.connections - (self.budget.stats.requests > 0)
+        open_ahead(self._session, address, count, self._options.timeout, self._closed)
 
     def fetch(
         self, ranges: Sequence[Range], version: Identity | None
@@ -107,20 +133,9 @@ class HttpSource(Source):
         self.budget.check(self.name, ranges)
         self.budget.stats.add(waves=1)
         began = time.monotonic()
-        deadline = began + Deadline(self._options.deadline).seconds
-        over = threading.Event()
-        try:
-            answers = self._workers.map(
-                lambda item: self._fetch_one(item, version, deadline, over),
-                ranges,
-                timeout=deadline - began,
-            )
-        except TimeoutError as timeout:
-            if isinstance(timeout, DeadlineError):
-                raise
-            raise self._too_late() from None
-        finally:
-            over.set()
+        wave = Wave(self.name, current())
+        fetch_one = partial(self._fetch_one, wave, version)
+        answers = wave.run(self._workers, fetch_one, ranges, self._habits.look)
         rounds = -(-len(ranges) // self.connections)
         length = sum(len(body) for body, _ in answers)
         self.pace.received(length, time.monotonic() - began, rounds)
@@ -129,100 +144,73 @@ class HttpSource(Source):
     def renew(self) -> None:
         """Close the inherited sockets, which stay open in the parent, and make a new session."""
         leave_session(self._session)
+        known = self.habits
         self.pace = Pace()
         self._connect()
+        self.habits = known
 
     def close(self) -> None:
         """End the threads, and close the connections that are not in the caller's session."""
-        self._workers.close()
-        close_session(self._session, self._options.session)
+        _end(self._workers, self._session, self._options.session, self._closed)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return HttpSource, (self.url, self._options)
 
     def _fetch_one(
-        self, wanted: Range, version: Identity | None, deadline: float, over: threading.Event
+        self, wave: Wave, version: Identity | None, wanted: Range
     ) -> tuple[bytes, Identity]:
-        attempt = 0
+        errors = attempts = 0
         while True:
-            try:
-                with self._slots as entered:
-                    if over.is_set():
-                        raise self._too_late()
-                    return self._attempt(wanted, version, deadline)
-            except MayPassError as failure:
-                # The first reset may concern an old idle connection; a second one is a refusal.
-                if failure.refused or attempt:
-                    self._slots.shrink(entered)
-                self._target = self.url  # the target of a redirect may have failed
-                attempt += 1
-                if attempt > self._options.retries:
-                    raise failure.error from failure.__cause__
-                backoff = min(LONGEST_BACKOFF, SHORTEST_BACKOFF * 2**attempt)
-                pause = failure.wait if failure.wait is not None else random.uniform(0, backoff)
-                if time.monotonic() + pause > deadline:
-                    raise self._too_late() from failure.error
-                self.budget.stats.add(retries=1)
-                log.warning("%s; attempt %d follows in %.1f s", failure.error, attempt + 1, pause)
-                if over.wait(pause):  # the wave has ended without this response
-                    raise failure.error from failure.__cause__
-
-    def _too_late(self) -> DeadlineError:
-        return Deadline(self._options.deadline).error(self.name)
+            with self._slots as entered, wave.attempt() as attempt:
+                sent = self._pauses.enter(wave)
+                try:
+                    answer = self._attempt(wave, attempt, wanted, version)
+                except MayPassError as caught:
+                    failure = caught
+                else:
+                    self._pauses.passed()
+                    return answer
+            if wave.over:
+                raise failure.error
+            # The first reset may concern an old idle connection; a second one is a refusal.
+            if failure.refused or attempts:
+                self._slots.shrink(entered)
+            attempts += 1
+            if not failure.throttled:
+                self._target.failed(attempt)
+                errors += 1
+            pause = self._pauses.failed(sent, failure.wait, throttled=failure.throttled)
+            if self._pauses.exhausted(self._options.retries, errors):
+                raise failure.error from failure.__cause__
+            wave.failed(failure.error)
+            if pause > wave.deadline.left:
+                self._pauses.given_up()
+                raise wave.too_late("" if failure.wait is None else f", Retry-After {pause:,.0f} s")
+            self.budget.stats.add(retries=1)
+            log.warning("%s; attempt %d follows in %.1f s", failure.error, attempts + 1, pause)
+            wave.pause(pause)
 
     def _attempt(
-        self, wanted: Range, version: Identity | None, deadline: float
+        self, wave: Wave, attempt: Attempt, wanted: Range, version: Identity | None
     ) -> tuple[bytes, Identity]:
-        with told(self.name):
+        send = partial(self._send, wave, attempt)
+        with told(self.name, self._proxy):
             return self._versions.ask(
                 wanted,
                 version,
-                lambda headers: self._follow(dict(headers), deadline),
-                lambda response, length: self._read(response, length, deadline),
+                lambda headers: self._target.follow(partial(send, dict(headers)), wave, attempt),
+                partial(self._read, wave),
             )
 
-    def _follow(self, headers: dict[str, str], deadline: float) -> Any:
-        """Send a request, follow redirects, and begin again once if a remembered target expired."""
-        url = self._target
-        fresh = url == self.url
-        for _ in range(MOST_REDIRECTS):
-            response = self._send(url, headers, deadline)
-            if response.status_code in REDIRECT_STATUS and "Location" in response.headers:
-                response.close()
-                url = self._redirected(url, response.headers["Location"])
-            elif response.status_code in EXPIRED_STATUS and not fresh:
-                response.close()
-                fresh, url = True, self.url
-                self._target = self.url
-            else:
-                self._target = url
-                return response
-        raise RedirectError(f"{self.name}: more than {MOST_REDIRECTS} redirects; is it a loop?")
-
-    def _redirected(self, url: str, location: str) -> str:
-        before = urlsplit(url).scheme
-        try:
-            target = urljoin(url, location)
-            scheme, _, _ = _origin(target)
-        except ValueError as failure:
-            raise RedirectError(
-                f"{self.name}: redirects to {location!r}, which is no URL ({failure})"
-            ) from failure
-        if scheme not in ("http", "https") or (before == "https" and scheme != "https"):
-            raise RedirectError(
-                f"{self.name}: redirects to {shown(target)}, which leaves {before} "
-                f"for {scheme}; open the final address itself if you trust it"
-            )
-        return target
-
-    def _send(self, url: str, headers: dict[str, str], deadline: float) -> Any:
-        timeout = min(self._options.timeout, deadline - time.monotonic())
-        if timeout <= 0:
-            raise self._too_late()
+    def _send(self, wave: Wave, attempt: Attempt, headers: dict[str, str], url: str) -> Any:
+        wave.check()
+        timeout = min(self._options.timeout, wave.deadline.left)
         self.budget.spend_request(self.name)
         session, own = self._session, dict[str, Any]()
-        if _origin(url) == _origin(self.url):
+        if origin(url) == origin(self.url):
             own["headers"] = dict(self._options.headers or {}) | headers
+            if self._authorized(url):
+                own["auth"] = _no_auth  # else ~/.netrc would replace it
         else:
             # Another origin gets no header that may contain a secret.
             session = self._foreign
@@ -237,11 +225,25 @@ class HttpSource(Source):
             own["verify"] = session.verify  # else REQUESTS_CA_BUNDLE would override it
         began = time.monotonic()
         response = session.get(url, stream=True, allow_redirects=False, timeout=timeout, **own)
-        self.pace.answered(time.monotonic() - began)
+        self._habits.answered(origin(url), response, attempt, time.monotonic() - began)
         return response
 
-    def _read(self, response: Any, length: int, deadline: float) -> bytes:
-        """Read a body, at most one piece beyond its declared length."""
+    def _authorized(self, url: str) -> bool:
+        """Tell whether the caller has given the header Authorization, and nothing stronger."""
+        if not isinstance(self._session, Session) or self._session.auth or urlsplit(url).username:
+            return False
+        given = [*(self._options.headers or {}), *self._session.headers]
+        return "authorization" in (str(name).lower() for name in given)
+
+    def _proxy(self) -> str:
+        address = self._target.address
+        own = origin(address) == origin(self.url)
+        return proxy_of(self._session if own else self._foreign, address)
+
+    def _read(self, wave: Wave, response: Any, length: int) -> bytes:
+        """Read a believed body, at most one piece beyond its declared length."""
+        if self._eager:
+            self.open_ahead()
         if not length:
             response.close()  # an empty file: its body, if any, describes the error
             return b""
@@ -249,12 +251,13 @@ class HttpSource(Source):
         received = 0
         try:
             for part in pieces(response):
+                self._habits.heard()
                 parts.append(part)
                 received += len(part)
                 if received > length:
                     break
-                if time.monotonic() > deadline:
-                    raise self._too_late()
+                if received < length:
+                    wave.check()
         finally:
             self.budget.stats.add(bytes=received)
         if received == length:
@@ -270,6 +273,7 @@ def _no_auth(request: Any) -> Any:
     return request
 
 
-def _origin(url: str) -> tuple[str, str | None, int | None]:
-    parts = urlsplit(url)
-    return parts.scheme, parts.hostname, parts.port
+def _end(workers: Workers, session: Any, given: Any, closed: threading.Event) -> None:
+    closed.set()
+    workers.close()
+    close_session(session, given)

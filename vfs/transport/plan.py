@@ -12,6 +12,7 @@ KIB = 1 << 10
 SMALL_WAVE_GAP = 16 * KIB
 LARGEST_GAP = 64 * KIB
 MOST_BANDWIDTH = 12e6
+LEAST_PATIENCE = 0.25
 PIECE = 256 * KIB
 ALIGNMENT = 4 * KIB
 
@@ -46,6 +47,15 @@ class Pace:
             ordered = sorted(self._latencies)
         middle = len(ordered) // 2
         return (ordered[middle] + ordered[~middle]) / 2 if ordered else 0.1
+
+    @property
+    def patience(self) -> float:
+        """Seconds after which an answer is late: twice the longest of the last 33, 0.25 at least.
+
+        1 before the first answer.
+        """
+        with self._lock:
+            return max(LEAST_PATIENCE, 2 * max(self._latencies, default=0.5))
 
     @property
     def bandwidth(self) -> float:
