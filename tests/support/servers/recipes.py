@@ -1,8 +1,8 @@
 """Real servers, run as `docs/hosting.md` and `more_servers.md` beside this module say.
 
 A section with a configuration is a server. A configuration of nginx, Apache or lighttpd is included
-in a main file that lets it run without privileges; Python is `files.py`; each line of a block ``sh``
-is a command, and a server of its own.
+in a main file that lets it run without privileges; Python is `files.py`; each line of a block
+``sh`` is a command, and a server of its own.
 """
 
 import importlib.util
@@ -49,7 +49,8 @@ http {{
 }}
 """
 
-MODULES = "mpm_event authz_core deflate filter mime env headers setenvif"
+MODULES = "mpm_event authz_core deflate env filter mime"
+MODULES += " proxy proxy_http slotmem_shm proxy_balancer lbmethod_byrequests"
 APACHE = (
     "".join(
         f"LoadModule {name}_module /usr/lib/apache2/modules/mod_{name}.so\n"
@@ -169,7 +170,7 @@ def running(recipe: Recipe, directory: Path) -> Iterator[tuple[str, str]]:
             yield f"{recipe.scheme}://127.0.0.1:{port}/", trusted
 
 
-TRUSTING = ssl._create_unverified_context()  # noqa: S323
+TRUSTING = ssl._create_unverified_context()
 
 
 def certificate(folder: Path) -> None:
