@@ -5,6 +5,7 @@ import re
 import shutil
 import time
 
+import magnitude_files as mf
 import numpy as np
 import pytest
 from served import serving, timely
@@ -13,6 +14,7 @@ from waiting import wait_until
 
 import vfs
 from streamfile import Magnitude
+from streamfile.web.range_server import RangeServer
 
 SECOND_NS = 10**9
 
@@ -139,3 +141,40 @@ def test_copies_that_tell_their_inodes_are_refused_as_two_versions(copies):
         with pytest.raises(vfs.FileChangedError, match="changed"):
             file.read_many(ranges)
         assert file.stats.requests <= 1 + len(ranges)
+
+
+def test_a_small_file_needs_no_ranges(tmp_path):
+    mf.write_magnitude(tmp_path / "small.magnitude", KEYS[:200], FIRST[:200])
+    local = Magnitude(tmp_path / "small.magnitude")
+    with serving("http.server", tmp_path) as server, timely():
+        v = Magnitude(server.url + "small.magnitude", **server.options())
+        np.testing.assert_array_equal(v.query(KEYS[:200]), local.query(KEYS[:200]))
+        assert v.stats.requests == 1
+        v.close()
+
+
+class Counting(RangeServer):
+    """Counts its connections."""
+
+    opened = closed = 0
+
+    def on_connect(self):
+        self.opened += 1
+
+    def shutdown_request(self, request):
+        super().shutdown_request(request)
+        self.closed += 1
+
+
+@pytest.mark.parametrize("failing", [False, True])
+def test_no_connection_outlives_a_file_whose_error_is_kept(twins, failing):
+    """Servers bear a limited number of connections, and waitress takes no more than 100."""
+    name = "absent" if failing else "first"
+    with Counting(twins[0].parent) as server:
+        with (
+            pytest.raises(vfs.VFSError) as kept,
+            vfs.open(f"{server.url}{name}", cache_size=0, max_requests=2) as file,
+        ):
+            file.read_many([(at, 1) for at in range(200_000, 1_000_000, 100_000)])
+        assert kept.value.__traceback__
+        wait_until(lambda: 0 < server.opened == server.closed)

@@ -96,10 +96,6 @@ def close_session(session: Any, given: Any) -> None:
     own = [] if given is None else list(given.adapters.values())
     for adapter in session.adapters.values():
         if adapter not in own:
-            # urllib3 leaves it to the garbage collector to close a pool's idle connections.
-            with _private_names("connections are closed late"):
-                for pool in _pools(adapter):
-                    pool.close()
             adapter.close()
 
 
@@ -120,17 +116,14 @@ def leave_session(session: Any) -> None:
     for adapter in (each for each in adapters if isinstance(each, HTTPAdapter)):
         idle: list[Any] = []
         with _private_names("inherited connections stay open"):
-            idle += (each for pool in _pools(adapter) for each in list(pool.pool.queue))
+            pools = list(adapter.poolmanager.pools._container.values())
+            idle += (connection for pool in pools for connection in list(pool.pool.queue))
         for connection in idle:
             if connection is not None:
                 connection.close()
 
 
 _left: list[Any] = []
-
-
-def _pools(adapter: Any) -> list[Any]:
-    return list(adapter.poolmanager.pools._container.values())
 
 
 @contextlib.contextmanager
