@@ -4,8 +4,6 @@ import http.client
 import json
 import os
 import shutil
-import socket
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +11,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from waiting import PATIENCE, wait_until
+from processes import server_process
+from waiting import PATIENCE
 
 SYNC_PATH = "/.nginx-log-is-written"
 
@@ -94,46 +93,28 @@ def nginx_server(directory: Path, *, extra: str = "") -> Iterator[Nginx]:
     if program is None:
         raise RuntimeError("nginx is not installed")
     with tempfile.TemporaryDirectory(prefix="nginx-") as work:
-        port = _free_port()
-        config = Path(work, "nginx.conf")
-        config.write_text(
-            CONFIG.format(
-                user="user root;" if os.getuid() == 0 else "",  # else nobody could not read here
-                work=work,
-                port=port,
-                directory=directory.resolve(),
-                sync=SYNC_PATH,
-                extra=extra,
+        access_log, error_log = Path(work, "access.log"), Path(work, "error.log")
+
+        def command(port: int) -> list[str]:
+            config = Path(work, "nginx.conf")
+            config.write_text(
+                CONFIG.format(
+                    user="user root;" if os.getuid() == 0 else "",  # nobody could not read here
+                    work=work,
+                    port=port,
+                    directory=directory.resolve(),
+                    sync=SYNC_PATH,
+                    extra=extra,
+                )
             )
-        )
-        server = Nginx(f"http://127.0.0.1:{port}")
-        server.access_log = Path(work, "access.log")
-        server.error_log = Path(work, "error.log")
-        command = [program, "-p", work, "-c", str(config), "-e", str(server.error_log)]
-        with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
-            try:
-                _wait_until_up(process, port, server.error_log)
-                yield server
-            finally:
-                process.terminate()
-                process.wait(timeout=PATIENCE)
+            error_log.unlink(missing_ok=True)
+            return [program, "-p", work, "-c", str(config), "-e", str(error_log)]
 
+        def ready(port: int) -> bool:
+            # Workers are started once the port is bound.
+            return error_log.exists() and "start worker process" in error_log.read_text()
 
-def _free_port() -> int:
-    """Ask the system for a port that nothing uses."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def _wait_until_up(process: subprocess.Popen, port: int, error_log: Path) -> None:
-    """Return when the port takes connections."""
-
-    def answers() -> bool:
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", port)) == 0
-
-    wait_until(lambda: process.poll() is not None or answers())
-    if process.poll() is not None:
-        log = error_log.read_text() if error_log.exists() else "no log"
-        raise RuntimeError(f"nginx did not start: {log}")
+        with server_process(command, ready, Path(work, "output")) as port:
+            server = Nginx(f"http://127.0.0.1:{port}")
+            server.access_log, server.error_log = access_log, error_log
+            yield server
