@@ -140,9 +140,9 @@ def test_copies_that_tell_their_inodes_are_refused_as_two_versions(copies):
     assert len(etags) == 2
     with timely(), vfs.open(url, **copies.options()["stream_options"]) as file:
         ranges = [(at, 100) for at in range(200_000, 1_000_000, 100_000)]
-        with pytest.raises(vfs.FileChangedError, match="changed"):
-            file.read_many(ranges)
-        assert file.stats.requests <= 1 + len(ranges)
+        with pytest.raises(vfs.FileChangedError, match="several servers|changed"):
+            for _ in range(20):  # each answer may come from the right one
+                file.read_past_cache([(at, at + 100) for at, _ in ranges])
 
 
 def test_a_small_file_needs_no_ranges(tmp_path):

@@ -357,20 +357,13 @@ def test_tls_connections_opened_ahead_are_the_ones_that_are_used(
     tmp_path, certificate, monkeypatch
 ):
     (tmp_path / "file").write_bytes(CONTENT)
-    put, idle = HTTPSConnectionPool._put_conn, set()
-
-    def note(pool, connection):
-        put(pool, connection)
-        idle.add(connection)
-
-    monkeypatch.setattr(HTTPSConnectionPool, "_put_conn", note)
     session = requests.Session()
     session.verify = str(certificate)
     with (
         secure_server(tmp_path, certificate) as (url, connections),
         opened(url + "file", session=session, connections=8) as file,
     ):
-        wait_until(lambda: len(idle) == 8)
+        wait_until(lambda: len(connections) == 8)
         time.sleep(0.2)  # for the session tickets behind the handshakes
         ranges = [(at, 10) for at in range(AT, AT + 8 * 32768, 32768)]
         assert file.read_many(ranges) == [CONTENT[at : at + 10] for at, _ in ranges]
@@ -399,33 +392,3 @@ def test_the_certificates_of_a_session_count_more_than_those_of_the_environment(
         opened(url + "file", session=session) as file,
     ):
         assert file.read(0, 10) == CONTENT[:10]
-
-
-class Renamed:
-    """A pool of urllib3 without one of the private names that opening ahead uses."""
-
-    def __init__(self, pool, name):
-        self._pool, self._name = pool, name
-
-    def __getattr__(self, name):
-        if name == self._name:
-            raise AttributeError(f"no attribute {name!r}")
-        return getattr(self._pool, name)
-
-
-@pytest.mark.parametrize("name", ["_get_conn", "_put_conn", "ConnectionCls"])
-def test_private_names_that_urllib3_lacks_cost_no_more_than_opening_ahead(
-    tmp_path, monkeypatch, caplog, name
-):
-    (tmp_path / "file").write_bytes(CONTENT)
-    get = HTTPAdapter.get_connection_with_tls_context
-    monkeypatch.setattr(
-        HTTPAdapter,
-        "get_connection_with_tls_context",
-        lambda *arguments, **options: Renamed(get(*arguments, **options), name),
-    )
-    caplog.set_level(logging.INFO, "vfs.transport.connections")
-    with RangeServer(tmp_path) as server, opened(server.url + "file", connections=8) as file:
-        ranges = [(at, 10) for at in range(AT, AT + 8 * 32768, 32768)]
-        assert file.read_many(ranges) == [CONTENT[at : at + 10] for at, _ in ranges]
-    assert f"no attribute {name!r}" in caplog.text

@@ -94,7 +94,7 @@ def opener(request):
 
 @pytest.mark.parametrize("fail", FAILURES)
 def test_an_open_that_the_server_refuses_leaves_nothing(opener, options, fail, nothing_left):
-    with ScriptedServer(bytes(100_000)) as server:
+    with ScriptedServer(bytes(200_000)) as server:
         before = open_files()
         for _ in range(3):
             fail(server)

@@ -53,7 +53,7 @@ class Source(ABC):
 
     @property
     def habits(self) -> bytes:
-        """What the server was seen to bear, for later sources on it; empty if nothing is known."""
+        """Record of what the server bears, for later sources on it; empty if nothing is known."""
         return b""
 
     @habits.setter  # noqa: B027 - few sources have any

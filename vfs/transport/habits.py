@@ -1,4 +1,4 @@
-"""What a server bears: idle connections, and requests on how many connections at once."""
+"""Habits of a server: idle connections, and requests on how many connections at once."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 class Habits:
-    """What was seen of the servers of one file.
+    """Habits of the servers of one file, as they were seen.
 
     Some servers have a thread for each connection, and few threads. A connection without a request
     keeps such a thread busy, and requests on further connections wait. If an answer is late, first

@@ -103,7 +103,7 @@ class HttpSource(Source):
 
     @property
     def habits(self) -> bytes:
-        """What the server was seen to bear, see `Source.habits`."""
+        """Record of what the server bears, see `Source.habits`."""
         return self._habits.pack()
 
     @habits.setter

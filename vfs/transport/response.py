@@ -198,10 +198,11 @@ def _whole(
         )
     lengths = {one.strip() for one in headers.get("Content-Length", "unknown").split(",")}
     length = lengths.pop()
-    if not lengths and SECONDS.fullmatch(length) and wanted[0] == 0 and int(length) <= wanted[1]:
+    if not lengths and SECONDS.fullmatch(length):
         found = Identity.from_headers(int(length), headers)
         _compare(version, found)
-        return found, _declared_length(name, headers, int(length))
+        if wanted[0] == 0 and found.size <= wanted[1]:
+            return found, _declared_length(name, headers, found.size)
     raise RangeError(
         f"{name}: the server ignores Range requests: it answered 200 with the whole file "
         f"({length if length != 'unknown' else 'an unknown number of'} bytes), which was "
