@@ -140,9 +140,14 @@ def test_copies_that_tell_their_inodes_are_refused_as_two_versions(copies):
     assert len(etags) == 2
     with timely(), vfs.open(url, **copies.options()["stream_options"]) as file:
         ranges = [(at, 100) for at in range(200_000, 1_000_000, 100_000)]
-        with pytest.raises(vfs.FileChangedError, match="several servers|changed"):
-            for _ in range(20):  # each answer may come from the right one
+        several = pytest.raises(vfs.FileChangedError, match=r"several servers")
+
+        def read_on():  # each answer may come from the right one
+            for _ in range(20):
                 file.read_past_cache([(at, at + 100) for at, _ in ranges])
+
+        with several:
+            read_on()
 
 
 def test_a_small_file_needs_no_ranges(tmp_path):

@@ -177,9 +177,7 @@ def test_a_small_file_is_one_request(server, small):
 def test_an_empty_file_has_no_bytes(server):
     (server.folder / "empty.bin").write_bytes(b"")
     own = server.options()["stream_options"]
-    if server.get("empty.bin", headers={"Range": "bytes=0-9"}).status_code == 416 and (
-        "Content-Range" not in server.get("empty.bin", headers={"Range": "bytes=0-9"}).headers
-    ):
+    if server.name.startswith("Bottle"):  # it tells no size with status 416
         with timely(), pytest.raises(vfs.StatusError, match="416"):
             vfs.open(server.url + "empty.bin", **own)
         return

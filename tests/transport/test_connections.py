@@ -23,7 +23,6 @@ from remote_content import AT, CONTENT, opened, wave
 from requests.adapters import HTTPAdapter
 from scripted_server import ScriptedServer, Stall
 from sessions import SpecialSession, plain_session, tells
-from urllib3.connectionpool import HTTPSConnectionPool
 from waiting import PATIENCE, wait_until
 
 import vfs

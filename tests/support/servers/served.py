@@ -16,7 +16,7 @@ class Served:
     """A folder on a running server."""
 
     def __init__(self, name, folder, url, certificate):
-        self.folder, self.url, self.certificate = folder, url, certificate
+        self.name, self.folder, self.url, self.certificate = name, folder, url, certificate
         self.tells_versions = name not in WITHOUT_VALIDATORS
         self.session = requests.Session()
         self.session.verify = certificate or True
