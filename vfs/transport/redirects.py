@@ -78,7 +78,8 @@ class Target:
                 return response
             response.close()
         with self._held(wave):
-            if attempt.resolution == self._number or self._address is None:
+            refused = address is not None and attempt.resolution == self._number
+            if refused or self._address is None:
                 self._number += 1
                 attempt.resolution = self._number
                 response, self._address = self._chase(self._url, send)
