@@ -424,9 +424,9 @@ def test_no_connection_is_opened_ahead_where_each_answer_ends_its_own(server):
 
 
 def test_connections_that_stay_unused_are_closed_soon(monkeypatch):
-    monkeypatch.setattr(connections, "UNUSED", 0.3)
-    with ScriptedServer(CONTENT) as server, opened(server, connections=8) as file:
-        wait_until(lambda: sockets_to(server.url) == 8)
+    monkeypatch.setattr(connections, "UNUSED", 1.0)
+    with NarrowServer(CONTENT, threads=8) as server, opened(server, connections=8) as file:
+        wait_until(lambda: server.accepted == 8)
         wait_until(lambda: sockets_to(server.url) == 1)
         wave(file)
         assert file.connections == 8
@@ -511,10 +511,11 @@ def test_two_files_of_a_server_of_one_thread_take_turns():
 
 def test_a_late_answer_of_a_wide_server_changes_nothing():
     """Answers of connections that have answered before may be late."""
-    script = [Ok()] * 9 + [Stall(1.0)] * 3
+    script = [Ok(), *[Stall(0.2)] * 8, *[Stall(1.0)] * 3]
     with ScriptedServer(CONTENT, script) as server, opened(server, connections=8) as file:
         wave(file)
         before = connections_of(server.requests)
+        assert len(before) == 8
         file.read_past_cache([(AT + 9000 * n, AT + 9000 * n + 5) for n in range(3)])
         file.read_past_cache([(AT + 9000 * n, AT + 9000 * n + 5) for n in range(8)])
         assert file.connections == 8

@@ -111,11 +111,14 @@ def test_a_wave_looks_an_expired_target_up_once(expired):
         script = [Redirect(old.url), slowly(Redirect(fresh.url))]
         with redirected(*script, to=fresh) as (origin, file):
             wave(file)
-            assert (len(origin.requests), len(old.requests), len(fresh.requests)) == (2, 9, 8)
+            refused = len(old.requests)
+            assert (len(origin.requests), len(fresh.requests)) == (2, 8)
+            assert 2 <= refused <= 9  # those that were under way then
             wave(file, 3)
             assert file.stats.retries == 0
             file.read_past_cache([(AT + 20_000 * n, AT + 20_000 * n + 9) for n in range(8)])
-            assert (len(origin.requests), len(old.requests), len(fresh.requests)) == (2, 9, 16)
+            assert (len(origin.requests), len(fresh.requests)) == (2, 16)
+            assert len(old.requests) == refused
 
 
 def test_a_wave_looks_a_target_that_is_gone_up_once():
