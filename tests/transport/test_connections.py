@@ -18,16 +18,20 @@ from pathlib import Path
 
 import pytest
 import requests
+from leftovers import sockets_to
+from narrow_server import NarrowServer
 from nginx import find_nginx, nginx_server
-from remote_content import AT, CONTENT, opened, wave
+from remote_content import AT, BLOCK, CONTENT, opened, wave
 from requests.adapters import HTTPAdapter
-from scripted_server import ScriptedServer, Stall
+from scripted_server import Ok, ScriptedServer, Stall
 from sessions import SpecialSession, plain_session, tells
 from waiting import PATIENCE, wait_until
 
 import vfs
 from streamfile.web.range_server import RangeServer
 from vfs import workers
+from vfs.transport import connections
+from vfs.transport.connections import UNUSED
 from vfs.workers import Slots
 
 
@@ -291,8 +295,7 @@ def test_a_closed_file_does_not_hang_a_reader():
     with ScriptedServer(CONTENT) as server:
         file = opened(server, connections=1, deadline=5)
         file.close()
-        with pytest.raises(vfs.ClosedError):
-            file.read(AT, 4096)
+        assert file.read(AT, 4096) == BLOCK
         file.close()
 
 
@@ -332,11 +335,11 @@ def certificate(tmp_path_factory):
 @contextlib.contextmanager
 def secure_server(directory, certificate):
     """Serve a directory over TLS; give the address, and the list of those who connected."""
-    connections = []
+    accepted = []
 
     class Secure(RangeServer):
         def on_connect(self):
-            connections.append(threading.current_thread())
+            accepted.append(threading.current_thread())
 
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
@@ -347,7 +350,7 @@ def secure_server(directory, certificate):
             server.socket = context.wrap_socket(
                 server.socket, server_side=True, do_handshake_on_connect=False
             )
-            yield server.url.replace("http:", "https:"), connections
+            yield server.url.replace("http:", "https:"), accepted
     finally:
         log.setLevel(logging.NOTSET)
 
@@ -356,26 +359,28 @@ def test_tls_connections_opened_ahead_are_the_ones_that_are_used(
     tmp_path, certificate, monkeypatch
 ):
     (tmp_path / "file").write_bytes(CONTENT)
+    monkeypatch.setattr(connections, "UNUSED", PATIENCE)
     session = requests.Session()
     session.verify = str(certificate)
     with (
-        secure_server(tmp_path, certificate) as (url, connections),
+        secure_server(tmp_path, certificate) as (url, accepted),
         opened(url + "file", session=session, connections=8) as file,
     ):
-        wait_until(lambda: len(connections) == 8)
+        (pool,) = connections.pools_of(file._source._session)
+        wait_until(lambda: len(pool._ahead) == 7 and all(each.done() for each in pool._ahead))
         time.sleep(0.2)  # for the session tickets behind the handshakes
         ranges = [(at, 10) for at in range(AT, AT + 8 * 32768, 32768)]
         assert file.read_many(ranges) == [CONTENT[at : at + 10] for at, _ in ranges]
         assert file.stats.requests == 9
-        assert len(connections) == 8
+        assert len(accepted) == 8
 
 
 def test_an_unknown_certificate_is_a_typed_error_at_once(tmp_path, certificate, caplog):
     (tmp_path / "file").write_bytes(CONTENT)
-    with secure_server(tmp_path, certificate) as (url, connections):
+    with secure_server(tmp_path, certificate) as (url, accepted):
         with pytest.raises(vfs.ConnectError, match="certificate"):
             opened(url + "file", connections=1)
-        assert len(connections) == 1
+        assert len(accepted) == 1
     assert "follows" not in caplog.text
 
 
@@ -391,3 +396,149 @@ def test_the_certificates_of_a_session_count_more_than_those_of_the_environment(
         opened(url + "file", session=session) as file,
     ):
         assert file.read(0, 10) == CONTENT[:10]
+
+
+# Opened ahead
+
+
+def test_no_connection_is_opened_before_the_first_answer():
+    seen = []
+
+    def answer(server, request):
+        seen.append(sockets_to(server.url))
+        return server.right_reply(request)
+
+    with ScriptedServer(CONTENT, [answer]) as server, opened(server, connections=8):
+        wait_until(lambda: sockets_to(server.url) == 8)
+    assert seen == [1]
+
+
+@pytest.mark.parametrize("server", [{"protocol": "HTTP/1.0"}, {"closes": True}])
+def test_no_connection_is_opened_ahead_where_each_answer_ends_its_own(server):
+    with NarrowServer(CONTENT, **server) as narrow, opened(narrow) as file:
+        time.sleep(0.2)
+        assert narrow.accepted == 1
+        wave(file)
+        assert (narrow.accepted, file.connections) == (9, 32)
+        assert (file.stats.requests, file.stats.waves, file.stats.retries) == (9, 2, 0)
+
+
+def test_connections_that_stay_unused_are_closed_soon(monkeypatch):
+    monkeypatch.setattr(connections, "UNUSED", 1.0)
+    with NarrowServer(CONTENT, threads=8) as server, opened(server, connections=8) as file:
+        wait_until(lambda: server.accepted == 8)
+        wait_until(lambda: sockets_to(server.url) == 1)
+        wave(file)
+        assert file.connections == 8
+    assert 0.5 < UNUSED <= 2
+
+
+def test_a_server_known_from_the_cache_is_connected_to_before_the_first_request(tmp_path):
+    options = {"cache_dir": tmp_path, "cache_size": 1 << 20, "connections": 8}
+    with ScriptedServer(CONTENT) as server:
+        opened(server, **options).close()
+        wait_until(lambda: not sockets_to(server.url))
+        with opened(server, **options) as file:
+            wait_until(lambda: sockets_to(server.url) == 8)
+            assert file.stats.requests == 0
+            wave(file)
+        assert len(server.requests) == 9
+    with NarrowServer(CONTENT, protocol="HTTP/1.0") as server:
+        opened(server, **options).close()
+        with opened(server, **options) as file:
+            time.sleep(0.2)
+            assert server.accepted == 1
+            wave(file)
+
+
+# Servers with few threads
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_server_whose_threads_serve_one_connection_each_is_read_with_as_many(count, tmp_path):
+    options = {"cache_dir": tmp_path, "cache_size": 1 << 20, "deadline": 20, "memory_size": 0}
+    ranges = [(140_000 + 50_000 * n, 140_100 + 50_000 * n) for n in range(9)]
+    expected = [CONTENT[start:end] for start, end in ranges]
+    with NarrowServer(CONTENT, threads=count) as server:
+        with opened(server, **options) as file:
+            wave(file)
+            assert (file.connections, file.stats.requests) == (count, 9)
+            before = server.accepted
+            for _ in range(3):
+                assert file.read_past_cache(ranges) == expected
+            assert (file.stats.requests, file.stats.retries) == (36, 0)
+            assert server.accepted - before <= count
+        with opened(server, **options) as file:  # another process knows it from the cache
+            assert file.connections == count
+            before = server.accepted
+            assert file.read_past_cache(ranges) == expected
+            assert server.accepted - before <= count
+
+
+def test_waves_of_a_narrow_server_are_as_many_as_of_a_wide_one():
+    with NarrowServer(CONTENT, threads=40) as wide, opened(wide) as file:
+        wave(file)
+        expected = (file.stats.requests, file.stats.waves, file.stats.bytes)
+    with NarrowServer(CONTENT) as narrow, opened(narrow) as file:
+        wave(file)
+        assert (file.stats.requests, file.stats.waves, file.stats.bytes) == expected
+
+
+def test_connections_opened_ahead_make_way_for_a_request_that_waits():
+    """The threads of the server are all taken by connections without a request."""
+    with NarrowServer(CONTENT, threads=4) as server, opened(server, deadline=20) as file:
+        wait_until(lambda: server.accepted == 32)
+        (pool,) = connections.pools_of(file._source._session)
+        pool._ahead.reverse()  # those are used that the server does not know yet
+        wave(file, 3)
+        assert file.connections == 32
+        assert not pool._ahead
+        assert (file.stats.requests, file.stats.retries) == (4, 0)
+
+
+def test_one_connection_serves_a_server_of_one_thread_without_any_wait():
+    with NarrowServer(CONTENT) as server, opened(server, connections=1, deadline=20) as file:
+        wave(file)
+        assert (server.accepted, file.stats.requests) == (1, 9)
+
+
+def test_two_files_of_a_server_of_one_thread_take_turns():
+    with NarrowServer(CONTENT) as server, opened(server, connections=1) as first:
+        first.close()
+        with opened(server, deadline=20) as second:
+            wave(second)
+
+
+def test_a_late_answer_of_a_wide_server_changes_nothing():
+    """Answers of connections that have answered before may be late."""
+    script = [Ok(), *[Stall(0.2)] * 8, *[Stall(1.0)] * 3]
+    with ScriptedServer(CONTENT, script) as server, opened(server, connections=8) as file:
+        wave(file)
+        before = connections_of(server.requests)
+        assert len(before) == 8
+        file.read_past_cache([(AT + 9000 * n, AT + 9000 * n + 5) for n in range(3)])
+        file.read_past_cache([(AT + 9000 * n, AT + 9000 * n + 5) for n in range(8)])
+        assert file.connections == 8
+        assert connections_of(server.requests) == before
+        assert file.stats.retries == 0
+
+
+# Proxies
+
+
+def test_a_dead_proxy_is_named_without_its_password(monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        dead = f"127.0.0.1:{free.getsockname()[1]}"
+    for variable in ("http_proxy", "HTTP_PROXY", "no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("HTTP_PROXY", f"http://user:secret@{dead}")
+    words = f"Connection refused.*proxy {dead}, which the environment variable HTTP_PROXY names"
+    with pytest.raises(vfs.ConnectError, match=words) as caught:
+        opened("http://example.test/file", retries=0)
+    assert "secret" not in str(caught.value)
+    monkeypatch.delenv("HTTP_PROXY")
+    session = requests.Session()
+    session.proxies["https"] = f"http://user:secret@{dead}"
+    with pytest.raises(vfs.ConnectError, match=f"proxy {dead}, which the option session") as caught:
+        opened("https://example.test/file", retries=0, session=session)
+    assert "secret" not in str(caught.value)

@@ -1,6 +1,7 @@
 """Where redirects lead, and which secrets go along."""
 
 import contextlib
+from dataclasses import replace
 
 import pytest
 import requests
@@ -19,6 +20,11 @@ def redirected(*script, content=b"", to, **options):
     server = ScriptedServer(content, script, then=Redirect(to.url))
     with server as origin, opened(origin, **options) as file:
         yield origin, file
+
+
+def slowly(answer):
+    """Give an answer a moment later, in which others would ask too."""
+    return lambda server, request: replace(answer(server, request), delay=0.2)
 
 
 def test_a_redirect_is_followed_and_remembered():
@@ -77,7 +83,7 @@ def test_a_redirect_never_leaves_https(url):
     assert transport._target._redirected("http://a/b", url).lower() == url.lower()
 
 
-@pytest.mark.parametrize("expired", [401, 403, 404, 410])
+@pytest.mark.parametrize("expired", [400, 401, 403, 404, 410])
 def test_an_expired_target_is_looked_up_again_from_the_original_url(expired):
     script = [Ok(), Status(expired)]
     with ScriptedServer(CONTENT, script) as target, redirected(to=target) as (origin, file):
@@ -96,6 +102,49 @@ def test_a_target_that_stays_expired_is_looked_up_only_once():
             with pytest.raises(vfs.AccessError):
                 opened(origin)
             assert len(origin.requests) == 1
+
+
+@pytest.mark.parametrize("expired", [400, 403])
+def test_a_wave_looks_an_expired_target_up_once(expired):
+    with ScriptedServer(CONTENT) as fresh, ScriptedServer(CONTENT, [Ok()]) as old:
+        old.then = Status(expired)
+        script = [Redirect(old.url), slowly(Redirect(fresh.url))]
+        with redirected(*script, to=fresh) as (origin, file):
+            wave(file)
+            refused = len(old.requests)
+            assert (len(origin.requests), len(fresh.requests)) == (2, 8)
+            assert 2 <= refused <= 9  # those that were under way then
+            wave(file, 3)
+            assert file.stats.retries == 0
+            file.read_past_cache([(AT + 20_000 * n, AT + 20_000 * n + 9) for n in range(8)])
+            assert (len(origin.requests), len(fresh.requests)) == (2, 16)
+            assert len(old.requests) == refused
+
+
+def test_a_wave_looks_a_target_that_is_gone_up_once():
+    with ScriptedServer(CONTENT) as fresh, contextlib.ExitStack() as stack:
+        old = stack.enter_context(ScriptedServer(CONTENT))
+        script = [Redirect(old.url), slowly(Redirect(fresh.url))]
+        origin = ScriptedServer(b"", script, then=Redirect(fresh.url))
+        with origin, opened(origin, connections=8) as file:
+            stack.close()
+            wave(file)
+            assert (len(origin.requests), len(fresh.requests)) == (2, 8)
+
+
+def test_a_wave_whose_target_stays_expired_looks_it_up_once_and_fails():
+    target = ScriptedServer(CONTENT, [Ok()], then=Status(400))
+    with target, redirected(to=target) as (origin, file):
+        with pytest.raises(vfs.StatusError, match="400"):
+            wave(file)
+        assert len(origin.requests) == 2
+
+
+def test_a_400_of_the_file_itself_is_told_at_once():
+    with ScriptedServer(CONTENT, then=Status(400)) as server:
+        with pytest.raises(vfs.StatusError, match="400"):
+            opened(server)
+        assert len(server.requests) == 1
 
 
 # Secrets
@@ -168,3 +217,31 @@ def test_a_password_file_is_for_the_own_host_alone(tmp_path, monkeypatch):
         wave(file)
         assert all(tells(request) for request in origin.requests)
         assert not any(tells(request) for request in target.requests)
+
+
+@pytest.mark.parametrize("by_session", [False, True])
+@pytest.mark.parametrize("name", ["Authorization", "authorization"])
+def test_a_password_file_does_not_replace_a_given_authorization(
+    tmp_path, monkeypatch, by_session, name
+):
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login other password wrong\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    headers = {name: "Bearer secret"}
+    options = {"headers": headers}
+    if by_session:
+        options = {"session": plain_session()}
+        options["session"].headers.update(headers)
+    with ScriptedServer(CONTENT) as server:
+        with opened(server, **options) as file:
+            wave(file)
+        given = {request.headers["authorization"] for request in server.requests}
+        assert given == {"Bearer secret"}
+
+
+def test_the_authentication_of_a_session_counts_more_than_a_password_file(tmp_path, monkeypatch):
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login other password wrong\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    session = plain_session()
+    session.auth = ("user", "secret")
+    with ScriptedServer(CONTENT) as server, opened(server, session=session):
+        assert all(tells(request) for request in server.requests)

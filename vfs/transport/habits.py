@@ -87,10 +87,11 @@ class Habits:
         elif all(one.proven for one, _ in late):
             return
         else:
+            answered = sum(one.answered for one in attempts)
             idle = sum(pool.close_idle() for pool in pools)
             if not idle:
                 return
-            self._answering = idle + sum(one.answered for one in attempts)
+            self._answering = idle + answered
         self._freed = now
         for one, _ in late:
             one.late = True

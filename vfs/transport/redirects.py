@@ -78,9 +78,10 @@ class Target:
                 return response
             response.close()
         with self._held(wave):
-            if attempt.resolution == self._number or self._address is None:
+            refused = address is not None and attempt.resolution == self._number
+            if refused or self._address is None:
                 self._number += 1
-                attempt.resolution = self._number
+                attempt.resolution, self._address = self._number, None
                 response, self._address = self._chase(self._url, send)
                 return response
         attempt.resolution = self._number

@@ -34,6 +34,7 @@ http {{
     sendfile on;
     keepalive_timeout 60;
     limit_conn_zone $binary_remote_addr zone=clients:1m;
+    limit_req_zone $binary_remote_addr zone=rate:1m rate=20r/s;
     log_format fields escape=json '{{"method": "$request_method", "path": "$request_uri", '
         '"status": "$status", "range": "$http_range", "if_match": "$http_if_match", '
         '"body_bytes_sent": "$body_bytes_sent", "connection": "$connection", '
@@ -87,7 +88,7 @@ def nginx_server(directory: Path, *, extra: str = "") -> Iterator[Nginx]:
     """Serve a folder until the end of the block.
 
     ``extra`` is configuration for the server block, and may hold locations. The zone ``clients``
-    is there for ``limit_conn``.
+    is there for ``limit_conn``, the zone ``rate`` of 20 requests a second for ``limit_req``.
     """
     program = find_nginx()
     if program is None:

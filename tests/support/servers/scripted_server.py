@@ -18,6 +18,7 @@ from typing import BinaryIO
 FIRST_MODIFIED = 1_500_000_000
 LONGEST_HEAD = 1 << 16
 CHUNK = 1 << 16
+PHRASES = {status.value: status.phrase for status in HTTPStatus}
 
 
 @dataclass
@@ -250,7 +251,7 @@ class ScriptedServer:
         last = "content-length" not in reply.headers or reply.cut is not None
         last = last or request.headers.get("connection", "").lower() == "close"
         headers = reply.headers | ({"Connection": "close"} if last and reply.cut is None else {})
-        lines = [f"HTTP/1.1 {reply.status} {HTTPStatus(reply.status).phrase}"]
+        lines = [f"HTTP/1.1 {reply.status} {PHRASES.get(reply.status, 'Unknown')}"]
         lines += [f"{name}: {value}" for name, value in headers.items()]
         connection.sendall("\r\n".join([*lines, "\r\n"]).encode("latin-1"))
         body = memoryview(b"" if request.method == "HEAD" else reply.body)[: reply.cut]
