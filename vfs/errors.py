@@ -114,6 +114,14 @@ class ResponseError(TransportError):
 class FileChangedError(VFSError):
     """The file on the server is no longer the version that was opened."""
 
+    @classmethod
+    def of(cls, name: str, version: object, came: object, hint: str = "") -> FileChangedError:
+        """Return the error that tells the expected version, what came, and what to try."""
+        return cls(
+            f"{name}: the file changed while it was open: expected version ({version}), the server "
+            f"now has ({came}). Open it again to read the new version{hint}"
+        )
+
 
 class BudgetError(VFSError):
     """A request was not sent, because it would exceed ``max_requests`` or ``max_bytes``."""

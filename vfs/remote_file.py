@@ -349,9 +349,11 @@ class RemoteFile:
         size = version.identity.size
         end = size if size <= HEAD else BLOCK
         (body,) = self._request([(0, max(1, end))], version)
-        if self._get(version, 0, end) not in (None, body):
-            raise self._changed(version, "other bytes")
-        self._keep(version, 0, body, keep=True)
+        held = self._get(version, 0, end)
+        if held is None:
+            self._keep(version, 0, body, keep=True)
+        elif held != body:
+            raise FileChangedError.of(self.name, version.known, "other bytes")
 
     def _read(
         self,
@@ -402,16 +404,17 @@ class RemoteFile:
     def _request(self, ranges: Sequence[Range], version: _Version) -> list[bytes]:
         """Fetch ranges of a version, and record what the answers tell of it."""
         bodies, told = self._fetched(ranges, version.known)
-        for found in set(told):
+        answers = set(told)
+        for found in answers:
             unproven = version.durable and not version.known.proven_by(found)
             if unproven and found not in version.compared:
                 self._compare(version, found)
         with self._lock:
             if self._version is not version and not version.answered:
                 raise FileChangedError(f"{self.name}: the file changed while it was being opened")
-            for found in set(told):
+            for found in answers:
                 if version.known.contradicts(found):
-                    raise self._changed(version, str(found))
+                    raise FileChangedError.of(self.name, version.known, found)
                 version.known = version.known.merged(found)
             version.answered = True
         return bodies
@@ -426,23 +429,18 @@ class RemoteFile:
         held = self._cached(version, numbers)
         ranges = [(n * BLOCK, n * BLOCK + len(data)) for n, data in sorted(held.items())]
         if not ranges:
-            raise self._changed(version, str(found))
+            raise FileChangedError.of(self.name, version.known, found)
         bodies, told = self._fetched(ranges, found)
         same = bodies == [held[start // BLOCK] for start, _ in ranges]
         if not same or any(found.contradicts(other) for other in told):
-            raise self._changed(version, f"{found}, and other bytes")
+            came = f"{found}, and other bytes"
+            raise FileChangedError.of(self.name, version.known, came)
         log.info("%s: (%s) has the same bytes as before", self.name, found)
         with self._lock:
             version.compared |= {found, version.known}
             version.known = found.merged(version.known)
         if version.durable and self._version is version:
             self._cache.put_record(self._record_name, version.to_record())
-
-    def _changed(self, version: _Version, came: str) -> FileChangedError:
-        return FileChangedError(
-            f"{self.name}: the file changed while it was open: expected version "
-            f"({version.known}), the server now has ({came}). Open it again to read the new version"
-        )
 
     def _fetched(
         self, ranges: Sequence[Range], version: Identity | None

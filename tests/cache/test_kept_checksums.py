@@ -2,16 +2,15 @@
 
 import os
 import random
-import signal
 import stat
-import subprocess
-import sys
 import threading
 import time
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from children import stopped
+from leftovers import descriptors
 from waiting import PATIENCE, wait_until
 
 import vfs
@@ -479,21 +478,6 @@ else:
 """
 
 
-@contextmanager
-def stopped(directory, what):
-    """Have a process that holds a lock and does not run any more."""
-    command = [sys.executable, "-c", STOPPED, str(directory), str(CAP), str(what)]
-    pipes = dict.fromkeys(("stdin", "stdout"), subprocess.PIPE)
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(command, text=True, env=environment, **pipes) as process:
-        try:
-            assert process.stdout.readline() == "holds\n"
-            process.send_signal(signal.SIGSTOP)
-            yield process
-        finally:
-            process.kill()
-
-
 @pytest.mark.parametrize("what", ["part", "lock", "file"])
 def test_a_stopped_process_holds_others_no_longer_than_their_deadline(tmp_path, files, what):
     path = tmp_path / ("blocks.lock" if what == "lock" else f"files/{NAME.hex()}")
@@ -501,7 +485,7 @@ def test_a_stopped_process_holds_others_no_longer_than_their_deadline(tmp_path, 
         files.make(NAME, 0, Writer()).close()
     elif what == "part":
         path = Path(f"{path}.part")
-    with stopped(tmp_path, path if what == "file" else what):
+    with stopped(STOPPED, tmp_path, CAP, path if what == "file" else what):
         begun = time.monotonic()
         with within(1), pytest.raises(vfs.DeadlineError) as caught:
             files.make(NAME, 0, Writer())
@@ -523,7 +507,7 @@ def test_a_free_lock_is_taken_after_the_deadline_too(files):
 
 def test_who_waits_takes_over_as_soon_as_the_stopped_process_has_ended(tmp_path, files):
     found = []
-    with stopped(tmp_path, "part") as process:
+    with stopped(STOPPED, tmp_path, CAP, "part") as process:
         thread = threading.Thread(target=lambda: found.append(files.make(NAME, 0, Writer())))
         thread.start()
         thread.join(0.3)
@@ -553,14 +537,11 @@ def test_the_usual_deadline_is_renewed_by_a_writer_that_goes_on(files, monkeypat
 
 
 def test_a_wait_leaves_no_file_open(tmp_path, files):
-    def opened():
-        return len(list(Path("/proc/self/fd").iterdir()))
-
     if not Path("/proc/self/fd").exists():
         pytest.skip("needs Linux's /proc")
-    before = opened()
-    with stopped(tmp_path, "part"), within(0.2), suppress(vfs.DeadlineError):
+    before = descriptors()
+    with stopped(STOPPED, tmp_path, CAP, "part"), within(0.2), suppress(vfs.DeadlineError):
         files.make(NAME, 0, Writer())
-    with stopped(tmp_path, "lock"), within(0.2), suppress(vfs.DeadlineError):
+    with stopped(STOPPED, tmp_path, CAP, "lock"), within(0.2), suppress(vfs.DeadlineError):
         files.make(NAME, 0, Writer())
-    wait_until(lambda: opened() == before)
+    wait_until(lambda: descriptors() == before)

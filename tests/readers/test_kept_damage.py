@@ -3,11 +3,9 @@
 import logging
 import os
 import random
-import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
 from pathlib import Path
 
 import apsw
@@ -17,6 +15,7 @@ import magnitude_files as mf
 import needed
 import numpy as np
 import pytest
+from children import stopped
 from scripted_server import Ok, ScriptedServer, Status
 from sentences import DIM, KEYS, SENTENCE
 from serving import LoggingServer
@@ -366,27 +365,12 @@ else:
 """
 
 
-@contextmanager
-def stopped(*arguments):
-    """Have a process that holds a lock and does not run any more."""
-    command = [sys.executable, "-c", HOLDER, *map(str, arguments)]
-    pipes = dict.fromkeys(("stdin", "stdout"), subprocess.PIPE)
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(command, text=True, env=environment, **pipes) as process:
-        try:
-            assert process.stdout.readline() == "holds\n"
-            process.send_signal(signal.SIGSTOP)
-            yield
-        finally:
-            process.kill()
-
-
 @pytest.mark.parametrize("what", ["matrix", "lock"])
 def test_a_search_needs_no_file_that_a_stopped_process_writes(words, what, monkeypatch):
     with monkeypatch.context() as patch, Magnitude(words) as v:
         patch.setattr(matrix, "LEAST_FILE", 1 << 60)
         expected = v.most_similar(WORDS[5])
-    with stopped(what, words, WORDS[5]), Magnitude(words) as v:
+    with stopped(HOLDER, what, words, WORDS[5]), Magnitude(words) as v:
         begun = time.monotonic()
         with within(4):
             assert v.most_similar(WORDS[5]) == expected
@@ -402,7 +386,7 @@ def test_machine_code_is_not_waited_for_long(monkeypatch, cache):
     (path,) = (cache / "files").iterdir()
     path.unlink()
     monkeypatch.setattr(_jit, "_known", {})
-    with stopped(path.name):
+    with stopped(HOLDER, path.name):
         begun = time.monotonic()
         with within(3):
             assert _jit.compiled(kernel, files) is None
@@ -413,7 +397,7 @@ def test_weights_that_a_stopped_process_writes_are_an_error_in_time(elmo, server
     url = server.url + elmo.name
     reader = RemoteReader(url)
     name = reader.kept(META)[1].hex()
-    with stopped(name), Magnitude(url, stream=True) as v:
+    with stopped(HOLDER, name), Magnitude(url, stream=True) as v:
         begun = time.monotonic()
         with within(2), pytest.raises(vfs.DeadlineError, match=rf"{name}\.part.*stopped"):
             v.query(SENTENCE)

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 from waiting import PATIENCE
@@ -19,6 +20,19 @@ def child(script, *args, prefix=(), **options):
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
     return subprocess.Popen(command, env=environment, text=True, **(pipes | options))
+
+
+@contextmanager
+def stopped(script, *args):
+    """Stop a script once it prints that it holds a lock; its process does not run any more then."""
+    with child(script, *args, stderr=None) as process:
+        try:
+            if process.stdout.readline() != "holds\n":
+                raise RuntimeError("the script ended before it held a lock")
+            process.send_signal(signal.SIGSTOP)
+            yield process
+        finally:
+            process.kill()
 
 
 def fork_succeeds(task):

@@ -14,6 +14,10 @@ from vfs.transport.response import ContradictionError, PreconditionError, Shorte
 log = logging.getLogger(__name__)
 
 AGAIN = 2
+IF_UNCHANGED = (
+    "; if that fails in the same way though nobody changed the file, several servers tell "
+    'different validators of it, see the option validators="size"'
+)
 
 
 class Versions:
@@ -103,16 +107,12 @@ class Versions:
         return self._answered is not None and not self._answered.contradicts(version)
 
     def _changed(self, version: Identity | None, came: str) -> FileChangedError:
-        told = f"{self._name}: expected version ({version}), the server now has ({came})"
-        if self._mixed:
-            return FileChangedError(
-                f"{told}, and other answers were as expected: several servers seem to be behind "
-                "this address, which tell different validators of one file. Let them send the same "
-                "ETag and Last-Modified; if you know that all of them have the same file, the "
-                'option validators="size" compares nothing but its size, and keeps nothing on disk'
-            )
+        if not self._mixed:
+            return FileChangedError.of(self._name, version, came, IF_UNCHANGED)
         return FileChangedError(
-            f"{told}: the file changed while it was open. Open it again to read the new version; "
-            "if that fails in the same way though nobody changed the file, several servers tell "
-            'different validators of it, see the option validators="size"'
+            f"{self._name}: expected version ({version}), the server now has ({came}), and other "
+            "answers were as expected: several servers seem to be behind this address, which tell "
+            "different validators of one file. Let them send the same ETag and Last-Modified; if "
+            'you know that all of them have the same file, the option validators="size" compares '
+            "nothing but its size, and keeps nothing on disk"
         )

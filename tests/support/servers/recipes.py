@@ -73,8 +73,8 @@ include "site.conf"
 """
 
 KINDS = {  # by the language of a block: its file, the main file and its content, the command
-    "nginx": ("site.conf", "main.conf", NGINX, "nginx -p /srv/work -c main.conf -e stderr"),
-    "apache": ("site.conf", "main.conf", APACHE, "apache2 -d /srv/work -f main.conf -DFOREGROUND"),
+    "nginx": ("site.conf", "main.conf", NGINX, "nginx -p /srv/state -c main.conf -e stderr"),
+    "apache": ("site.conf", "main.conf", APACHE, "apache2 -d /srv/state -f main.conf -DFOREGROUND"),
     "lighttpd": ("site.conf", "main.conf", LIGHTTPD, "lighttpd -D -f main.conf"),
     "caddyfile": ("Caddyfile", "none", "", "caddy run --config Caddyfile --adapter caddyfile"),
     "python": ("files.py", "none", "", ""),
@@ -145,7 +145,7 @@ def running(recipe: Recipe, directory: Path) -> Iterator[tuple[str, str]]:
         sign.write_text(token)
 
         def filled(text: str, port: int) -> str:
-            own = {"/srv/vectors": directory, "/srv/work": work, "/srv/tls": work, "8000": port}
+            own = {"/srv/vectors": directory, "/srv/state": work, "/srv/tls": work, "8000": port}
             return re.sub("|".join(own), lambda match: str(own[match[0]]), text)
 
         def command(port: int) -> list[str]:
